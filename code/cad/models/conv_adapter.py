@@ -1,0 +1,77 @@
+"""The convolutional adapter (CAD): a small network beside the frozen encoder that corrects its embedding.
+
+    image, high frequency (B, 6, S, S)
+        |  divide each channel by its maximum
+        |  conv_up, 1x1, 6 -> C
+        x0 (B, C, S, S)
+        |  conv_block1                       a = LeakyReLU(BatchNorm(conv 3x3, dilation 2))
+        x1 (B, C, S/2, S/2) ----------+      out = AvgPool2(a + input)
+        |  conv_block2                |
+        x2 (B, C, S/4, S/4) -------+  |
+        |  conv_block3             |  |
+        x3 (B, C, S/8, S/8) ----+  |  |
+                                v  v  v
+                 tanh(sum of the three, pooled to the embedding's grid)  (B, C, G, G)
+
+Module names are the original's, so its weights load. Source: arXiv 2409.15889, section 3; docs/METHOD.md.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from cad.models.high_frequency import high_frequency
+
+NEGATIVE_SLOPE = 0.1
+PEAK_OFFSET = 1e-5
+
+
+def adapter_input(images: Tensor) -> Tensor:
+    """Images (B, 3, S, S) in 0..255 -> images and their high-frequency components (B, 6, S, S)."""
+    return torch.cat((images, high_frequency(images)), dim=1)
+
+
+def divide_by_peak(inputs: Tensor) -> Tensor:
+    """Divide every channel of every image by its own spatial maximum (plus 1e-5): (B, C, H, W), at most 1."""
+    return inputs / (inputs.amax(dim=(-2, -1), keepdim=True) + PEAK_OFFSET)
+
+
+class ConvBlock(nn.Module):
+    """Dilated convolution, BatchNorm, LeakyReLU, shortcut, 2x2 average pooling: (B, C, H, W) -> (B, C, H/2, W/2)."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, kernel_size=3, padding="same", dilation=2)
+        self.bn = nn.BatchNorm2d(channels)
+        nn.init.kaiming_normal_(self.conv.weight, mode="fan_out", nonlinearity="relu")
+        nn.init.zeros_(self.conv.bias)  # type: ignore[arg-type]  # nn.Conv2d types its bias as optional
+
+    def forward(self, x: Tensor) -> Tensor:
+        activation = F.leaky_relu(self.bn(self.conv(x)), NEGATIVE_SLOPE)
+        return F.avg_pool2d(activation + x, 2)
+
+
+class ConvAdapter(nn.Module):
+    """The adapter: (B, 6, S, S) -> a correction (B, C, G, G) in (-1, 1).
+
+    Args:
+        channels: C, the width of SAM's image embedding (256).
+        grid: G, the side of SAM's image embedding (64).
+        in_channels: channels of the input, 6 for image and high frequency.
+    """
+
+    def __init__(self, channels: int, grid: int, in_channels: int = 6) -> None:
+        super().__init__()
+        self.grid = grid
+        self.conv_up = nn.Conv2d(in_channels, channels, kernel_size=1)
+        self.conv_block1 = ConvBlock(channels)
+        self.conv_block2 = ConvBlock(channels)
+        self.conv_block3 = ConvBlock(channels)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """inputs: (B, 6, S, S), image and high frequency in 0..255, S a multiple of 8 -> (B, C, G, G)."""
+        x1 = self.conv_block1(self.conv_up(divide_by_peak(inputs)))
+        x2 = self.conv_block2(x1)
+        x3 = self.conv_block3(x2)
+        pooled = [F.adaptive_avg_pool2d(x, self.grid) for x in (x1, x2, x3)]
+        return torch.tanh(pooled[0] + pooled[1] + pooled[2])

@@ -1,0 +1,258 @@
+"""SAM's own parts: which sizes there are, build them, load their weights and prove which weights they are.
+
+The modules are segment_anything's classes; nothing of it is copied here. Weights are read without unpickling code.
+"""
+
+import hashlib
+import pickle
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, TwoWayTransformer
+from torch import Tensor, nn
+
+from cad.errors import MissingPathError, UserError
+
+PIXEL_MEAN = (123.675, 116.28, 103.53)  # RGB, 0..255
+PIXEL_STD = (58.395, 57.12, 57.375)
+PATCH_SIZE = 16
+
+
+@dataclass(frozen=True)
+class SamSize:
+    """The measures of one SAM. Sides in pixels; `image_size` is the side of adapter input and mask."""
+
+    embed_dim: int
+    depth: int
+    num_heads: int
+    global_attn_indexes: tuple[int, ...]
+    file_name: str = ""  # the official weights; empty where there are none
+    encoder_size: int = 1024
+    image_size: int = 512
+    window_size: int = 14
+    mlp_ratio: float = 4.0
+    channels: int = 256
+    mask_in_chans: int = 16
+    decoder_mlp_dim: int = 2048
+    decoder_heads: int = 8
+    iou_head_hidden_dim: int = 256
+
+    @property
+    def grid(self) -> int:
+        """Side of the image embedding."""
+        return self.encoder_size // PATCH_SIZE
+
+
+SAM_SIZES = {
+    "vit_b": SamSize(768, 12, 12, (2, 5, 8, 11), "sam_vit_b_01ec64.pth"),
+    "vit_l": SamSize(1024, 24, 16, (5, 11, 17, 23), "sam_vit_l_0b3195.pth"),
+    "vit_h": SamSize(1280, 32, 16, (7, 15, 23, 31), "sam_vit_h_4b8939.pth"),
+    # A small SAM for the demo and for tests: no pretrained weights exist.
+    "vit_demo": SamSize(
+        96,
+        depth=4,
+        num_heads=4,
+        global_attn_indexes=(1, 3),
+        encoder_size=256,
+        image_size=256,
+        window_size=7,
+        channels=64,
+        mask_in_chans=4,
+        decoder_mlp_dim=128,
+        decoder_heads=4,
+        iou_head_hidden_dim=64,
+    ),
+}
+
+
+class Sam(nn.Module):
+    """Image encoder, prompt encoder and mask decoder under the names of SAM's state dict."""
+
+    def __init__(self, size: SamSize) -> None:
+        super().__init__()
+        self.image_encoder = ImageEncoderViT(
+            img_size=size.encoder_size,
+            patch_size=PATCH_SIZE,
+            embed_dim=size.embed_dim,
+            depth=size.depth,
+            num_heads=size.num_heads,
+            mlp_ratio=size.mlp_ratio,
+            out_chans=size.channels,
+            norm_layer=partial(nn.LayerNorm, eps=1e-6),
+            use_rel_pos=True,
+            window_size=size.window_size,
+            global_attn_indexes=size.global_attn_indexes,
+        )
+        self.prompt_encoder = PromptEncoder(
+            embed_dim=size.channels,
+            image_embedding_size=(size.grid, size.grid),
+            input_image_size=(size.encoder_size, size.encoder_size),
+            mask_in_chans=size.mask_in_chans,
+        )
+        self.mask_decoder = MaskDecoder(
+            transformer_dim=size.channels,
+            transformer=TwoWayTransformer(
+                depth=2, embedding_dim=size.channels, mlp_dim=size.decoder_mlp_dim, num_heads=size.decoder_heads
+            ),
+            num_multimask_outputs=3,
+            iou_head_depth=3,
+            iou_head_hidden_dim=size.iou_head_hidden_dim,
+        )
+
+
+@dataclass(frozen=True)
+class BaseWeights:
+    """Which SAM weights a model was built on: a file name, or the seed of random ones, and a SHA-256 of either."""
+
+    source: str
+    sha256: str
+    seed: int | None = None
+
+    def as_metadata(self) -> dict[str, Any]:
+        return {"source": self.source, "sha256": self.sha256, "seed": self.seed}
+
+
+def read_weights_file(path: Path) -> Any:
+    """Read a .pth file without running code from it.
+
+    Raises:
+        MissingPathError: no such file.
+        UserError: truncated, not a PyTorch file, or it holds objects other than tensors and plain values.
+    """
+    if not path.is_file():
+        raise MissingPathError(f"{path}: no such checkpoint file")
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        if not zipfile.is_zipfile(path):
+            raise UserError(f"{path}: not a PyTorch weights file, or a damaged one; download or copy it again") from error
+        raise UserError(
+            f"{path}: refused, since it holds more than tensors and plain values and loading it could run code; "
+            "there is no unsafe way to load it here; save its state_dict() alone"
+        ) from error
+    except (RuntimeError, EOFError, zipfile.BadZipFile, KeyError, ValueError) as error:
+        raise UserError(f"{path}: truncated or not a PyTorch weights file; download or copy it again") from error
+
+
+def build_random_sam(size: SamSize, seed: int) -> Sam:
+    """A SAM with PyTorch's initial weights, the same for the same seed; the caller's random state is left alone."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return Sam(size)
+
+
+def build_sam(size: SamSize, state: Mapping[str, Tensor], source: str) -> Sam:
+    """A SAM with the weights in `state`, all of them and no others.
+
+    Args:
+        source: what to call the weights in an error.
+
+    Raises:
+        UserError: a tensor is missing, unknown or of another shape.
+    """
+    with torch.device("meta"):  # no time or memory for initial values that are replaced at once
+        sam = Sam(size)
+    check_state(sam.state_dict(), state, source)
+    sam.load_state_dict({name: tensor.float() for name, tensor in state.items()}, strict=True, assign=True)
+    return sam
+
+
+def check_state(expected: Mapping[str, Tensor], found: Mapping[str, Any], source: str) -> None:
+    """Raise a UserError unless `found` has exactly the tensors of `expected`, each of the same shape."""
+    problems = []
+    missing = [name for name in expected if name not in found]
+    unknown = [name for name in found if name not in expected]
+    wrong = [name for name in expected if name in found and not _same_shape(expected[name], found[name])]
+    if missing:
+        problems.append(f"{len(missing)} tensors are missing (first: {missing[0]})")
+    if unknown:
+        problems.append(f"{len(unknown)} are unknown (first: {unknown[0]})")
+    if wrong:
+        name = wrong[0]
+        shape = tuple(getattr(found[name], "shape", ()))
+        problems.append(
+            f"{len(wrong)} have another shape (first: {name}, expected {tuple(expected[name].shape)}, found {shape})"
+        )
+    if problems:
+        raise UserError(f"{source}: does not fit this model: {'; '.join(problems)}; is --model_type right?")
+
+
+def _same_shape(expected: Tensor, found: Any) -> bool:
+    return isinstance(found, Tensor) and found.shape == expected.shape
+
+
+def guess_model_type(state: Mapping[str, Any]) -> str | None:
+    """The model type whose width and depth a SAM state dict has, or None."""
+    positions = state.get("image_encoder.pos_embed")
+    if not isinstance(positions, Tensor):
+        return None
+    depth = len({name.split(".")[2] for name in state if name.startswith("image_encoder.blocks.")})
+    for model_type, size in SAM_SIZES.items():
+        if (positions.shape[-1], depth) == (size.embed_dim, size.depth):
+            return model_type
+    return None
+
+
+def load_sam(model_type: str, checkpoint: str | Path, seed: int = 0) -> tuple[Sam, BaseWeights]:
+    """Build SAM with the weights of a file, or with seeded random ones.
+
+    Args:
+        model_type: a key of `SAM_SIZES`.
+        checkpoint: path of a SAM state dict, or the word "random".
+        seed: seed of the random weights.
+
+    Raises:
+        MissingPathError, UserError: see `read_weights_file` and `build_sam`.
+    """
+    size = SAM_SIZES[model_type]
+    if str(checkpoint) == "random":
+        sam = build_random_sam(size, seed)
+        return sam, BaseWeights("random", hash_tensors(sam.state_dict()), seed)
+    path = Path(checkpoint)
+    state = read_weights_file(path)
+    if not isinstance(state, dict) or "image_encoder.pos_embed" not in state:
+        raise UserError(f"{path}: not SAM weights: expected a state dict with image_encoder.*, prompt_encoder.*, mask_decoder.*")
+    guess = guess_model_type(state)
+    if guess is not None and guess != model_type:
+        raise UserError(f"{path}: holds {guess} weights, but the model type is {model_type}; pass --model_type {guess}")
+    return build_sam(size, state, str(path)), BaseWeights(path.name, hash_file(path))
+
+
+def hash_file(path: Path) -> str:
+    """SHA-256 of a file's bytes, in hexadecimal."""
+    with path.open("rb") as file:
+        digest = hashlib.sha256()
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def hash_tensors(state: Mapping[str, Tensor]) -> str:
+    """SHA-256 over names, shapes, types and bytes of the tensors, in hexadecimal."""
+    digest = hashlib.sha256()
+    for name in sorted(state):
+        tensor = state[name].detach().cpu().contiguous()
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def resize_for_encoder(image: np.ndarray, side: int) -> np.ndarray:
+    """Resize an RGB image (H, W, 3) uint8 to (side, side, 3) uint8 as the original does: Pillow, bilinear."""
+    if image.shape[:2] == (side, side):
+        return image
+    return np.asarray(Image.fromarray(image).resize((side, side), Image.Resampling.BILINEAR))
+
+
+def normalise_for_encoder(images: Tensor) -> Tensor:
+    """RGB (B, 3, E, E) in 0..255, floating point -> SAM's normalised encoder input of the same shape."""
+    mean = images.new_tensor(PIXEL_MEAN).view(1, 3, 1, 1)
+    std = images.new_tensor(PIXEL_STD).view(1, 3, 1, 1)
+    return (images - mean) / std

@@ -1,0 +1,143 @@
+"""The segmenter: images -> mask logits. A method is a segmenter with its own adapter; one engine trains them all.
+
+| method        | image encoder                    | added to its embedding      | trained                    |
+|---------------|----------------------------------|-----------------------------|----------------------------|
+| `cad`         | frozen, no gradient              | 0.1 * ConvAdapter(image)    | adapter, mask decoder      |
+| `sam_adapter` | frozen, SAM-Adapter inside       | nothing                     | adapter, mask decoder      |
+
+The prompt is one box over the whole image, so its embedding is a constant of the model, kept at batch 1.
+Source: arXiv 2409.15889; docs/METHOD.md.
+"""
+
+from collections.abc import Iterator
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from cad.models.conv_adapter import ConvAdapter, adapter_input
+from cad.models.sam import Sam, normalise_for_encoder, resize_for_encoder
+from cad.models.sam_adapter import SamAdapterEncoder
+
+METHODS = ("cad", "sam_adapter")
+ADAPTER_SCALE = 0.1
+
+
+class Segmenter(nn.Module):
+    """SAM with one method's adapter. Everything is frozen by structure except the adapter and the mask decoder.
+
+    What the loss cannot reach in the mask decoder (the IoU head and the hypernetworks of the multimask outputs) is
+    frozen too. Frozen modules stay in eval mode under `train()`.
+
+    Args:
+        sam: SAM's parts with their weights; the segmenter takes them over.
+        method: one of `METHODS`.
+    """
+
+    def __init__(self, sam: Sam, method: str) -> None:
+        super().__init__()
+        if method not in METHODS:
+            raise ValueError(f"method {method!r}: expected one of {', '.join(METHODS)}")
+        self.method = method
+        self.encoder_size: int = sam.image_encoder.img_size
+        self.image_encoder: nn.Module = sam.image_encoder
+        self.prompt_encoder = sam.prompt_encoder
+        self.mask_decoder = sam.mask_decoder
+        self.conv_adapter: ConvAdapter | None = None
+        if method == "cad":
+            grid = sam.prompt_encoder.image_embedding_size[0]
+            self.conv_adapter = ConvAdapter(channels=sam.prompt_encoder.embed_dim, grid=grid)
+        elif method == "sam_adapter":
+            self.image_encoder = SamAdapterEncoder(sam.image_encoder)
+        self._freeze()
+        self._embed_prompt()
+
+    def _trained_modules(self) -> list[nn.Module]:
+        if self.conv_adapter is not None:
+            return [self.conv_adapter, self.mask_decoder]
+        assert isinstance(self.image_encoder, SamAdapterEncoder)
+        return [*self.image_encoder.adapter_layers(), self.mask_decoder]
+
+    def _freeze(self) -> None:
+        self.requires_grad_(False)
+        for module in self._trained_modules():
+            module.requires_grad_(True)
+        self.mask_decoder.iou_prediction_head.requires_grad_(False)
+        for multimask_output in self.mask_decoder.output_hypernetworks_mlps[1:]:
+            multimask_output.requires_grad_(False)
+
+    @torch.no_grad()
+    def _embed_prompt(self) -> None:
+        side = float(self.encoder_size)
+        box = torch.tensor([[0.0, 0.0, side, side]])  # x0, y0, x1, y1; SAM adds its half pixel itself
+        sparse, dense = self.prompt_encoder(points=None, boxes=box, masks=None)
+        self.register_buffer("image_positions", self.prompt_encoder.get_dense_pe(), persistent=False)
+        self.register_buffer("box_prompt", sparse, persistent=False)  # (1, 2, C)
+        self.register_buffer("dense_prompt", dense[:, :, :1, :1].clone(), persistent=False)  # one value a channel
+
+    def train(self, mode: bool = True) -> "Segmenter":
+        super().train(mode)
+        for module in (self.image_encoder, self.prompt_encoder):
+            module.eval()
+        return self
+
+    @property
+    def encoder_is_frozen(self) -> bool:
+        """Whether the image embedding depends on no trained parameter, so that it needs no gradient."""
+        return not any(parameter.requires_grad for parameter in self.image_encoder.parameters())
+
+    def trained_state(self) -> dict[str, Tensor]:
+        """Trained parameters and the buffers beside them (BatchNorm statistics), by state-dict name."""
+        state = self.state_dict()
+        return {name: state[name] for name in self._trained_names()}
+
+    def _trained_names(self) -> Iterator[str]:
+        for name, parameter in self.named_parameters():
+            if parameter.requires_grad:
+                yield name
+        if self.conv_adapter is not None:
+            for name, _ in self.conv_adapter.named_buffers(prefix="conv_adapter"):
+                yield name
+
+    def encode(self, images: Tensor) -> Tensor:
+        """Image embedding of RGB images (B, 3, S, S) in 0..255 (whole numbers) -> (B, C, G, G).
+
+        Without gradient where the encoder is frozen.
+        """
+        arrays = images.to("cpu", torch.uint8).permute(0, 2, 3, 1).numpy()
+        resized = torch.stack([torch.from_numpy(resize_for_encoder(a, self.encoder_size).copy()) for a in arrays])
+        inputs = resized.to(self.image_positions.device).permute(0, 3, 1, 2).to(self.image_positions.dtype)
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.encoder_is_frozen):
+            return self.image_encoder(normalise_for_encoder(inputs))
+
+    def forward(self, images: Tensor, embeddings: Tensor | None = None) -> Tensor:
+        """Mask logits of RGB images.
+
+        Args:
+            images: (B, 3, S, S), RGB in 0..255, uint8 or floating point; S a multiple of 8.
+            embeddings: (B, C, G, G) as `encode` gives them, or None to encode `images` here.
+
+        Returns:
+            Logits (B, 1, S, S) before the sigmoid; above 0 is foreground.
+        """
+        if embeddings is None:
+            embeddings = self.encode(images)
+        embeddings = embeddings.to(self.image_positions.dtype)
+        if self.conv_adapter is not None:
+            correction = self.conv_adapter(adapter_input(images.to(self.image_positions.dtype)))
+            embeddings = embeddings + ADAPTER_SCALE * correction
+        # Prompts stay at batch 1: SAM's decoder then broadcasts them over the batch of images.
+        low_res_logits, _ = self.mask_decoder(
+            image_embeddings=embeddings,
+            image_pe=self.image_positions,
+            sparse_prompt_embeddings=self.box_prompt,
+            dense_prompt_embeddings=self.dense_prompt.expand_as(self.image_positions),
+            multimask_output=False,
+        )  # (B, 1, 4G, 4G)
+        return F.interpolate(low_res_logits, images.shape[-2:], mode="bilinear", align_corners=False)
+
+
+def count_parameters(module: nn.Module) -> tuple[int, int]:
+    """(trainable, all) parameters."""
+    sizes = [(parameter.numel(), parameter.requires_grad) for parameter in module.parameters()]
+    return sum(size for size, trainable in sizes if trainable), sum(size for size, _ in sizes)
