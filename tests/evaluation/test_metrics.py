@@ -1,6 +1,7 @@
 import torch
-from cad.evaluation.metrics import binary_cross_entropy, dice, evaluate, iou, iou_loss, mean_metrics, overlap
 from golden_values import assert_close, golden
+
+from cad.evaluation.metrics import binary_cross_entropy, dice, evaluate, iou, iou_loss, mean_metrics, overlap
 
 
 def maps(name):

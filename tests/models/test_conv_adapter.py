@@ -1,7 +1,8 @@
 import pytest
 import torch
-from cad.models.conv_adapter import ConvAdapter, adapter_input, divide_by_peak
 from golden_values import assert_close, golden, gradient_weights, under
+
+from cad.models.conv_adapter import ConvAdapter, adapter_input, divide_by_peak
 
 
 @pytest.mark.parametrize("size", ["s128", "s96"])

@@ -1,7 +1,8 @@
 import pytest
 import torch
-from cad.models.high_frequency import high_frequency
 from golden_values import assert_close, golden
+
+from cad.models.high_frequency import high_frequency
 
 
 @pytest.mark.parametrize("shape", ["square", "wide"])

@@ -1,11 +1,12 @@
 from functools import partial
 
 import torch
-from cad.models.sam import normalise_for_encoder
-from cad.models.sam_adapter import SamAdapterEncoder
 from golden_values import assert_close, golden, gradient_weights, under
 from segment_anything.modeling import ImageEncoderViT
 from torch import nn
+
+from cad.models.sam import normalise_for_encoder
+from cad.models.sam_adapter import SamAdapterEncoder
 
 
 def pattern(channels: int, height: int, width: int) -> torch.Tensor:

@@ -1,10 +1,11 @@
 import pytest
 import torch
+from golden_values import assert_close, golden, under
+
+from cad.evaluation.metrics import overlap
 from cad.models.sam import SAM_SIZES, Sam, SamSize, build_random_sam
 from cad.models.segmenter import Segmenter, count_parameters
 from cad.training.losses import segmentation_losses
-from cad.evaluation.metrics import overlap
-from golden_values import assert_close, golden, under
 
 TINY = SamSize(
     48,

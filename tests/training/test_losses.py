@@ -1,6 +1,7 @@
 import torch
-from cad.training.losses import segmentation_losses
 from golden_values import assert_close, golden
+
+from cad.training.losses import segmentation_losses
 
 
 def test_equal_the_golden_values_and_accept_integer_masks():

@@ -23,7 +23,7 @@ def high_frequency(images: Tensor, tau: float = 0.25) -> Tensor:
     keep = torch.ones(height, width, dtype=images.dtype, device=images.device)
     top, left = max(height // 2 - half, 0), max(width // 2 - half, 0)
     keep[top : height // 2 + half, left : width // 2 + half] = 0
-    # The mask moves to the spectrum's own order (zero frequency first): shifting it once is cheaper than every spectrum.
+    # The mask moves to the spectrum's own order (zero frequency first): cheaper than shifting every spectrum.
     keep = torch.fft.ifftshift(keep)
     spectrum = torch.fft.fft2(images, norm="forward") * keep
     return torch.fft.ifft2(spectrum, norm="forward").real.abs()

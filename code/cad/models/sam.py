@@ -131,14 +131,18 @@ def read_weights_file(path: Path) -> Any:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        if not zipfile.is_zipfile(path):
-            raise UserError(f"{path}: not a PyTorch weights file, or a damaged one; download or copy it again") from error
+        if zipfile.is_zipfile(path):
+            raise UserError(
+                f"{path}: refused, since it holds more than tensors and plain values and loading it could run code; "
+                "there is no unsafe way to load it here; save its state_dict() alone"
+            ) from error
         raise UserError(
-            f"{path}: refused, since it holds more than tensors and plain values and loading it could run code; "
-            "there is no unsafe way to load it here; save its state_dict() alone"
+            f"{path}: refused: damaged, not a PyTorch weights file, or one that could run code; get it again"
         ) from error
-    except (RuntimeError, EOFError, zipfile.BadZipFile, KeyError, ValueError) as error:
-        raise UserError(f"{path}: truncated or not a PyTorch weights file; download or copy it again") from error
+    except (
+        Exception
+    ) as error:  # whatever an unpickler makes of arbitrary bytes: IndexError, EOFError, RuntimeError, ...
+        raise UserError(f"{path}: truncated, or not a PyTorch weights file; get it again") from error
 
 
 def build_random_sam(size: SamSize, seed: int) -> Sam:
@@ -218,7 +222,9 @@ def load_sam(model_type: str, checkpoint: str | Path, seed: int = 0) -> tuple[Sa
     path = Path(checkpoint)
     state = read_weights_file(path)
     if not isinstance(state, dict) or "image_encoder.pos_embed" not in state:
-        raise UserError(f"{path}: not SAM weights: expected a state dict with image_encoder.*, prompt_encoder.*, mask_decoder.*")
+        raise UserError(
+            f"{path}: not SAM weights: expected a state dict with image_encoder.*, prompt_encoder.*, mask_decoder.*"
+        )
     guess = guess_model_type(state)
     if guess is not None and guess != model_type:
         raise UserError(f"{path}: holds {guess} weights, but the model type is {model_type}; pass --model_type {guess}")
@@ -240,7 +246,7 @@ def hash_tensors(state: Mapping[str, Tensor]) -> str:
     for name in sorted(state):
         tensor = state[name].detach().cpu().contiguous()
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 

@@ -34,6 +34,10 @@ class Segmenter(nn.Module):
         method: one of `METHODS`.
     """
 
+    image_positions: Tensor  # (1, C, G, G)
+    box_prompt: Tensor  # (1, 2, C)
+    dense_prompt: Tensor  # (1, C, 1, 1)
+
     def __init__(self, sam: Sam, method: str) -> None:
         super().__init__()
         if method not in METHODS:
@@ -72,8 +76,8 @@ class Segmenter(nn.Module):
         box = torch.tensor([[0.0, 0.0, side, side]])  # x0, y0, x1, y1; SAM adds its half pixel itself
         sparse, dense = self.prompt_encoder(points=None, boxes=box, masks=None)
         self.register_buffer("image_positions", self.prompt_encoder.get_dense_pe(), persistent=False)
-        self.register_buffer("box_prompt", sparse, persistent=False)  # (1, 2, C)
-        self.register_buffer("dense_prompt", dense[:, :, :1, :1].clone(), persistent=False)  # one value a channel
+        self.register_buffer("box_prompt", sparse, persistent=False)
+        self.register_buffer("dense_prompt", dense[:, :, :1, :1].clone(), persistent=False)
 
     def train(self, mode: bool = True) -> "Segmenter":
         super().train(mode)

@@ -1,0 +1,202 @@
+"""Image and mask files -> checked pairs, and how a file becomes an array.
+
+Two folders, paired by file stem: `images/frog.jpg` goes with `masks/frog.png`.
+
+What images are converted to: RGB, 8 bit. Grey is repeated, palettes are looked up, an alpha channel is dropped, 16-bit
+values are divided by 257, CMYK and other colour spaces are converted, of an animation the first frame counts, and EXIF
+orientation is applied. What masks are converted to: any non-zero pixel is foreground in a lossless file (in colour: any
+channel but alpha); in a lossy one (JPEG, lossy WebP) grey values above 127, since compression leaves noise around 0.
+"""
+
+import random
+from collections import defaultdict
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+from tqdm import tqdm
+
+from cad.errors import MissingPathError, UserError, first_names
+
+EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One image file and its mask file; `name` is the stem they share."""
+
+    name: str
+    image: Path
+    mask: Path
+
+
+def list_images(folder: Path, what: str) -> dict[str, Path]:
+    """Image files of a folder by stem, sorted; other files and hidden ones are ignored.
+
+    Args:
+        what: the flag the folder came from, for errors.
+
+    Raises:
+        MissingPathError: the folder does not exist.
+        UserError: it is a file, it holds no image, or two files share a stem.
+    """
+    if not folder.exists():
+        raise MissingPathError(f"{what} {folder}: no such folder")
+    if not folder.is_dir():
+        raise UserError(f"{what} {folder}: expected a folder of images, found a file")
+    by_stem: dict[str, list[Path]] = defaultdict(list)
+    for path in sorted(folder.iterdir()):
+        if path.suffix.lower() in EXTENSIONS and not path.name.startswith("."):
+            by_stem[path.stem].append(path)
+    if not by_stem:
+        raise UserError(f"{what} {folder}: no image files found; expected any of {' '.join(EXTENSIONS)}")
+    twice = [f"{paths[0].name} and {paths[1].name}" for paths in by_stem.values() if len(paths) > 1]
+    if twice:
+        raise UserError(
+            f"{what} {folder}: {len(twice)} names occur twice, so that pairs are not clear: {first_names(twice)}; "
+            "keep one file of each name"
+        )
+    return {stem: paths[0] for stem, paths in by_stem.items()}
+
+
+def find_pairs(
+    image_dir: Path,
+    mask_dir: Path,
+    skip_unpaired: bool = False,
+    flags: str = "train",
+    say: Callable[[str], None] = print,
+) -> list[Pair]:
+    """Pair the images of one folder with the masks of another by file stem, in sorted order.
+
+    Args:
+        skip_unpaired: leave out files without a partner and say how many, instead of raising.
+        flags: "train", "val" or "test": which flags the folders came from, for errors.
+
+    Raises:
+        MissingPathError, UserError: see `list_images`; or files without a partner; or no pair at all.
+    """
+    images = list_images(image_dir, f"--{flags}_image_dir")
+    masks = list_images(mask_dir, f"--{flags}_mask_dir")
+    lonely_images = [images[stem].name for stem in images if stem not in masks]
+    lonely_masks = [masks[stem].name for stem in masks if stem not in images]
+    pairs = [Pair(stem, images[stem], masks[stem]) for stem in images if stem in masks]
+    if lonely_images or lonely_masks:
+        problems = []
+        if lonely_images:
+            problems.append(f"{len(lonely_images)} images without a mask ({first_names(lonely_images)})")
+        if lonely_masks:
+            problems.append(f"{len(lonely_masks)} masks without an image ({first_names(lonely_masks)})")
+        found = f"{image_dir} and {mask_dir}: {' and '.join(problems)}"
+        if not pairs:
+            raise UserError(
+                f"{found}; no pair is left: an image and its mask must have the same name up to the extension"
+            )
+        if not skip_unpaired:
+            raise UserError(f"{found}; add or remove these files, or pass --skip_unpaired to leave them out")
+        say(f"{found}: left out, {len(pairs)} pairs remain")
+    return pairs
+
+
+def check_pairs(pairs: list[Pair], workers: int = 8, progress: bool = True) -> None:
+    """Decode every file of every pair completely and compare the sizes.
+
+    A header says too little: a truncated PNG has a sound one.
+
+    Raises:
+        UserError: a file cannot be decoded, or an image and its mask differ in size; the first such files are named.
+    """
+    with ThreadPoolExecutor(workers) as pool:
+        results = tqdm(
+            pool.map(_find_problem, pairs), total=len(pairs), desc="checking files", disable=not progress, leave=False
+        )
+        problems = [problem for problem in results if problem]
+    if problems:
+        raise UserError(f"{len(problems)} of {len(pairs)} pairs cannot be used: {first_names(problems)}")
+
+
+def _find_problem(pair: Pair) -> str | None:
+    try:
+        image, mask = read_image(pair.image), read_mask(pair.mask)
+    except UserError as error:
+        return str(error)
+    if image.shape[:2] != mask.shape:
+        return (
+            f"{pair.image} is {image.shape[1]}x{image.shape[0]} pixels (width x height) and its mask {pair.mask} is "
+            f"{mask.shape[1]}x{mask.shape[0]}: expected the same size"
+        )
+    return None
+
+
+def split_pairs(pairs: list[Pair], fraction: float, seed: int) -> tuple[list[Pair], list[Pair]]:
+    """Split off a seeded random share for validation: (training pairs, validation pairs), both in the given order.
+
+    With a fraction above 0 and at least two pairs, each side gets at least one.
+    """
+    count = round(len(pairs) * fraction)
+    if fraction > 0 and len(pairs) > 1:
+        count = min(max(count, 1), len(pairs) - 1)
+    chosen = set(random.Random(seed).sample(range(len(pairs)), count))
+    validation = [pair for index, pair in enumerate(pairs) if index in chosen]
+    return [pair for index, pair in enumerate(pairs) if index not in chosen], validation
+
+
+def read_image(path: Path) -> np.ndarray:
+    """Read an image file as RGB (H, W, 3) uint8.
+
+    Raises:
+        UserError: the file is unreadable or truncated, or its pixels are floating point.
+    """
+    image = _decode(path)
+    if image.mode in ("I", "I;16", "I;16L", "I;16B", "I;16N"):
+        grey = np.clip(np.asarray(image, dtype=np.int64), 0, 65535) // 257
+        return np.repeat(grey.astype(np.uint8)[:, :, None], 3, axis=2)
+    if image.mode == "F":
+        raise UserError(f"{path}: floating-point pixels; expected 8 or 16 bits a channel; convert the file")
+    return np.asarray(image.convert("RGB"))
+
+
+def read_mask(path: Path) -> np.ndarray:
+    """Read a mask file as (H, W) uint8, 1 for foreground and 0 for background.
+
+    Raises:
+        UserError: the file is unreadable or truncated.
+    """
+    image = _decode(path)
+    foreground: np.ndarray
+    if _is_lossy(image):
+        foreground = np.asarray(image.convert("L")) > 127
+    elif image.mode in ("P", "PA", "RGBA", "LA", "La", "RGBa", "CMYK"):
+        # A palette index or an alpha value says nothing about foreground: the colour does.
+        foreground = np.asarray(image.convert("RGB")).any(axis=2)  # type: ignore[assignment]
+    else:
+        values = np.asarray(image)
+        foreground = np.atleast_3d(values).any(axis=2)  # type: ignore[assignment]
+    return foreground.astype(np.uint8)
+
+
+def _decode(path: Path) -> Image.Image:
+    """Open and fully decode a file, upright as its EXIF data say."""
+    try:
+        with Image.open(path) as image:
+            image.load()
+            lossy = _is_lossy(image)
+            upright = ImageOps.exif_transpose(image)
+            upright.info["lossy"] = lossy
+            return upright
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise UserError(f"{path}: unreadable or truncated image file ({error}); replace or remove it") from error
+
+
+def _is_lossy(image: Image.Image) -> bool:
+    """Whether the file's compression changes pixel values."""
+    if "lossy" in image.info:
+        return bool(image.info["lossy"])
+    if image.format == "WEBP":
+        with Path(image.filename).open("rb") as file:  # type: ignore[attr-defined]
+            return b"VP8L" not in file.read(4096)
+    if image.format == "TIFF":
+        return "jpeg" in str(image.info.get("compression", ""))
+    return image.format in ("JPEG", "MPO")

@@ -1,0 +1,136 @@
+"""(pair, seed, view number) -> the image and mask that a model sees.
+
+A view is a pure function: view 0 is the image as it is, views 1, 2, ... are augmented, each in its own fixed way. So
+any process makes the same view at any time, and what is computed from a view can be kept.
+"""
+
+import hashlib
+from collections.abc import Iterator
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset, Sampler
+from torchvision import tv_tensors
+from torchvision.transforms.v2 import InterpolationMode
+from torchvision.transforms.v2 import functional as transforms
+
+from cad.datasets.pairs import Pair, read_image, read_mask
+
+AUGMENTED_SHARE = 0.5
+MAX_SHIFT = 0.0625  # of the side
+SCALES = (0.9, 1.1)
+MAX_ANGLE = 45.0  # degrees
+
+
+def resize_pair(image: np.ndarray, mask: np.ndarray, side: int) -> tuple[np.ndarray, np.ndarray]:
+    """Resize an image (H, W, 3) bilinearly, without antialiasing, and its mask (H, W) to the nearest pixel.
+
+    The aspect ratio is not kept. Returns (side, side, 3) and (side, side), both uint8. Source: docs/METHOD.md.
+    """
+    image = cv2.resize(image, (side, side), interpolation=cv2.INTER_LINEAR)
+    return image, cv2.resize(mask, (side, side), interpolation=cv2.INTER_NEAREST)
+
+
+def view_generator(name: str, seed: int, view: int) -> np.random.Generator:
+    """The random numbers of one view: they depend on these three values and nothing else."""
+    digest = hashlib.sha256(f"{seed}/{view}/{name}".encode()).digest()
+    return np.random.default_rng(np.frombuffer(digest, dtype=np.uint32))
+
+
+def augment(image: Tensor, mask: Tensor, random: np.random.Generator) -> tuple[Tensor, Tensor]:
+    """With probability 0.5, one of: flip left-right, flip up-down, rotate by 90 degrees, shift-scale-rotate.
+
+    Args:
+        image: (3, S, S) uint8.
+        mask: (1, S, S) uint8.
+
+    Returns:
+        The two, moved together. Source: docs/METHOD.md.
+    """
+    if random.random() >= AUGMENTED_SHARE:
+        return image, mask
+    kind = random.integers(4)
+    both: list[Tensor] = [tv_tensors.Image(image), tv_tensors.Mask(mask)]
+    if kind == 0:
+        both = [transforms.horizontal_flip(x) for x in both]
+    elif kind == 1:
+        both = [transforms.vertical_flip(x) for x in both]
+    elif kind == 2:
+        turns = int(random.integers(4))
+        both = [torch.rot90(x, turns, dims=(-2, -1)) for x in both]
+    else:
+        both = _shift_scale_rotate(both, random)
+    return both[0].as_subclass(Tensor).contiguous(), both[1].as_subclass(Tensor).contiguous()
+
+
+def _shift_scale_rotate(both: list[Tensor], random: np.random.Generator) -> list[Tensor]:
+    """Move an image bilinearly and its mask to the nearest pixel; what comes in from outside is a reflection."""
+    side = both[0].shape[-1]
+    shift = random.uniform(-MAX_SHIFT, MAX_SHIFT, size=2) * side
+    scale, angle = random.uniform(*SCALES), random.uniform(-MAX_ANGLE, MAX_ANGLE)
+    # A corner looks up to (0.5 * sqrt(2) + 0.0625 * sqrt(2)) / 0.9 = 0.88 sides away from the centre: 0.38 outside.
+    margin = min(int(0.4 * side), side - 1)
+    moved = []
+    for x in both:
+        padded = transforms.pad(x, [margin], padding_mode="reflect")
+        padded = transforms.affine(
+            padded,
+            angle=angle,
+            translate=[float(shift[0]), float(shift[1])],
+            scale=scale,
+            shear=[0.0, 0.0],
+            interpolation=InterpolationMode.NEAREST if isinstance(x, tv_tensors.Mask) else InterpolationMode.BILINEAR,
+        )
+        moved.append(transforms.center_crop(padded, [side, side]))
+    return moved
+
+
+class ViewDataset(Dataset[dict[str, Any]]):
+    """Views of pairs, asked for by (index, view number).
+
+    Gives {"image": (3, S, S) uint8 RGB, "mask": (1, S, S) uint8 0 or 1, "name": str}.
+    """
+
+    def __init__(self, pairs: list[Pair], image_size: int, seed: int) -> None:
+        self.pairs = pairs
+        self.image_size = image_size
+        self.seed = seed
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def __getitem__(self, index_and_view: tuple[int, int]) -> dict[str, Any]:
+        index, view = index_and_view
+        pair = self.pairs[index]
+        image, mask = resize_pair(read_image(pair.image), read_mask(pair.mask), self.image_size)
+        image_tensor = torch.from_numpy(image).permute(2, 0, 1).contiguous()
+        mask_tensor = torch.from_numpy(mask).unsqueeze(0)
+        if view > 0:
+            image_tensor, mask_tensor = augment(image_tensor, mask_tensor, view_generator(pair.name, self.seed, view))
+        return {"image": image_tensor, "mask": mask_tensor, "name": pair.name}
+
+
+class ViewSampler(Sampler[tuple[int, int]]):
+    """The order of one epoch: (index, view number) pairs.
+
+    Training shuffles by (seed, epoch) and shows view `epoch` (epochs count from 1); evaluation keeps the order and
+    shows view 0. Set `epoch` before each epoch of training.
+    """
+
+    def __init__(self, length: int, seed: int, shuffle: bool) -> None:
+        self.length = length
+        self.seed = seed
+        self.shuffle = shuffle
+        self.epoch = 1
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        if not self.shuffle:
+            return iter([(index, 0) for index in range(self.length)])
+        order = np.random.default_rng([self.seed, self.epoch]).permutation(self.length)
+        return iter([(int(index), self.epoch) for index in order])

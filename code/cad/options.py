@@ -1,0 +1,300 @@
+"""Command-line flags that the scripts share, and what they are resolved to.
+
+The original's flags keep their names and defaults. Bad values end a script with one line and exit code 2 before
+anything is read or written; paths are checked where they are used.
+"""
+
+import argparse
+import math
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import NoReturn
+
+from cad.datasets.demo import DEMO_TASKS
+from cad.errors import MissingPathError, UserError
+
+PROJECT_ROOT = Path(__file__).resolve().parents[2]
+MODEL_TYPES = ("vit_b", "vit_l", "vit_h", "vit_demo")
+# Enough for the demo to show something within a minute or two on two CPU cores.
+DEMO_EPOCHS = 10
+DEMO_LR = 2e-3
+
+
+class OneLineParser(argparse.ArgumentParser):
+    """An ArgumentParser whose errors are one line, without the usage."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"error: {message} (see {self.prog} --help)\n")
+
+
+def positive_int(text: str) -> int:
+    """A whole number, 1 or more."""
+    return _number(text, int, lambda value: value >= 1, "a whole number of at least 1")
+
+
+def count(text: str) -> int:
+    """A whole number, 0 or more."""
+    return _number(text, int, lambda value: value >= 0, "a whole number of at least 0")
+
+
+def positive_float(text: str) -> float:
+    """A finite number above 0."""
+    return _number(text, float, lambda value: 0 < value < math.inf, "a positive number")
+
+
+def fraction(text: str) -> float:
+    """A number from 0 up to but not including 1."""
+    return _number(text, float, lambda value: 0 <= value < 1, "a number of at least 0 and below 1")
+
+
+def multiple_of_8(text: str) -> int:
+    """A positive multiple of 8: the adapter halves its input three times."""
+    return _number(text, int, lambda value: value >= 8 and value % 8 == 0, "a positive multiple of 8")
+
+
+def _number(text: str, kind: Callable[[str], float], accepted: Callable[[float], bool], expected: str):  # type: ignore[no-untyped-def]
+    try:
+        value = kind(text)
+    except ValueError:
+        value = math.nan
+    if not accepted(value):
+        raise argparse.ArgumentTypeError(f"expected {expected}, found {text!r}")
+    return value
+
+
+def str2bool(text: str) -> bool:
+    """The original's spelling of switches: `--dist True`."""
+    spellings = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
+    if text.lower() not in spellings:
+        raise argparse.ArgumentTypeError(f"expected True or False, found {text!r}")
+    return spellings[text.lower()]
+
+
+def user_path(text: str) -> Path:
+    """A path as the user typed it: relative to where the user stands; `~` is the home folder."""
+    return Path(text).expanduser()
+
+
+def training_parser(prog: str, description: str) -> OneLineParser:
+    """The flags of run_cad.py and run_sa.py."""
+    parser = OneLineParser(prog=prog, description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    data = parser.add_argument_group("data")
+    data.add_argument("--train_image_dir", type=user_path, metavar="DIR", help="folder of training images")
+    data.add_argument(
+        "--train_mask_dir",
+        type=user_path,
+        metavar="DIR",
+        help="folder of their masks, of the same names up to the extension",
+    )
+    data.add_argument("--val_image_dir", type=user_path, metavar="DIR", help="folder of validation images")
+    data.add_argument("--val_mask_dir", type=user_path, metavar="DIR", help="folder of their masks")
+    data.add_argument(
+        "--val_fraction",
+        type=fraction,
+        default=0.1,
+        metavar="F",
+        help="without validation folders: the share of the training images, chosen by the seed, to validate on; "
+        "0 trains on everything and keeps the last epoch, as the original (default: %(default)s)",
+    )
+    data.add_argument(
+        "--demo",
+        choices=DEMO_TASKS,
+        help="train vit_demo on a built-in synthetic set; needs no data and no SAM weights",
+    )
+    _add_reading_flags(data)
+
+    model = parser.add_argument_group("model")
+    _add_model_type(model)
+    model.add_argument(
+        "--checkpoint",
+        metavar="FILE",
+        help="SAM's weights, or the word random for seeded random ones "
+        "(default: the official file name of the model type in checkpoints/; random for vit_demo)",
+    )
+    _add_image_size(model)
+
+    training = parser.add_argument_group("training")
+    training.add_argument("--batch_size", type=positive_int, default=4, metavar="N", help="images a step (default: 4)")
+    training.add_argument(
+        "--epoch", type=positive_int, metavar="N", help=f"passes over the data (default: 20; {DEMO_EPOCHS} for --demo)"
+    )
+    training.add_argument(
+        "--lr", type=positive_float, help=f"AdamW's learning rate, cosine to 0 (default: 2e-4; {DEMO_LR:g} for --demo)"
+    )
+    training.add_argument("--seed", type=count, default=21, metavar="N", help="seed of everything random (default: 21)")
+    _add_machine_flags(training)
+
+    output = parser.add_argument_group("output and logging")
+    add_output_dir(output)
+    output.add_argument(
+        "--publish",
+        metavar="NAME",
+        help="also copy the finished weights to checkpoints/NAME, but never a demo's over others",
+    )
+    output.add_argument(
+        "--project_name", default="sam-cad", metavar="NAME", help="Weights & Biases project (default: %(default)s)"
+    )
+    output.add_argument(
+        "--wandb",
+        choices=("auto", "online", "offline", "disabled"),
+        default="auto",
+        help="auto: online when an API key is configured, else offline; never asks for a login (default: %(default)s)",
+    )
+    output.add_argument(
+        "--wandb_details",
+        action=argparse.BooleanOptionalAction,
+        default=False,
+        help="send code version, git state and host details to Weights & Biases too (default: off)",
+    )
+
+    original = parser.add_argument_group("accepted for the original's command lines")
+    original.add_argument(
+        "--dist", type=str2bool, default=False, metavar="BOOL", help="training on several GPUs: only False so far"
+    )
+    original.add_argument(
+        "--port", type=count, default=29500, metavar="N", help="port of distributed training; unused so far"
+    )
+    original.add_argument("--local_rank", type=int, default=0, metavar="N", help="GPU of this process; unused so far")
+    return parser
+
+
+def evaluation_parser(prog: str, description: str) -> OneLineParser:
+    """The flags of evaluate.py."""
+    parser = OneLineParser(prog=prog, description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    data = parser.add_argument_group("data")
+    data.add_argument(
+        "--test_image_dir",
+        type=user_path,
+        metavar="DIR",
+        help="folder of test images (default: the demo's, for demo weights)",
+    )
+    data.add_argument("--test_mask_dir", type=user_path, metavar="DIR", help="folder of their masks")
+    _add_reading_flags(data)
+
+    model = parser.add_argument_group("model")
+    model.add_argument(
+        "--checkpoint",
+        type=user_path,
+        nargs="+",
+        required=True,
+        metavar="FILE",
+        help="trained weights, one or more files",
+    )
+    model.add_argument(
+        "--sam_checkpoint",
+        type=user_path,
+        metavar="FILE",
+        help="the SAM weights they were trained on (default: that file beside each checkpoint, else in checkpoints/)",
+    )
+    _add_model_type(model, default=None, note="only checked against the files, which know theirs")
+    running = parser.add_argument_group("running")
+    running.add_argument("--batch_size", type=positive_int, default=4, metavar="N", help="images at once (default: 4)")
+    running.add_argument(
+        "--seed", type=count, default=21, metavar="N", help="accepted as in the original; nothing here is random"
+    )
+    _add_machine_flags(running)
+    add_output_dir(parser.add_argument_group("output"))
+    return parser
+
+
+def _add_reading_flags(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--skip_unpaired",
+        action="store_true",
+        help="leave out images without a mask and masks without an image, and say how many",
+    )
+    group.add_argument(
+        "--num_workers",
+        type=count,
+        default=min(2, os.cpu_count() or 1),
+        metavar="N",
+        help="processes that read images; 0 reads in the main one (default: %(default)s)",
+    )
+
+
+def _add_model_type(group: argparse._ArgumentGroup, default: str | None = "vit_b", note: str = "") -> None:
+    note = note or f"default: {default}; vit_demo is a small one without pretrained weights"
+    group.add_argument("--model_type", choices=MODEL_TYPES, default=default, help=f"size of SAM ({note})")
+
+
+def _add_image_size(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--image_size",
+        type=multiple_of_8,
+        metavar="PIXELS",
+        help="side of the adapter's input and of the mask, a multiple of 8 (default: 512; 256 for vit_demo)",
+    )
+
+
+def _add_machine_flags(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--device",
+        default="auto",
+        metavar="NAME",
+        help="auto, cpu, cuda, cuda:1, mps, ... (default: the first there is)",
+    )
+
+
+def add_output_dir(group: argparse._ActionsContainer) -> None:
+    """The flag that says where checkpoints/ and runs/ are."""
+    group.add_argument(
+        "--output_dir",
+        type=user_path,
+        default=PROJECT_ROOT,
+        metavar="DIR",
+        help="where checkpoints/ and runs/ are (default: beside run.sh)",
+    )
+
+
+def resolve_training(args: argparse.Namespace) -> argparse.Namespace:
+    """Fill in what depends on other flags, and refuse combinations that cannot work.
+
+    Raises:
+        UserError, MissingPathError: naming the flag.
+    """
+    if args.dist:
+        raise UserError("--dist True: training on several GPUs is not available yet; use --dist False, one process")
+    if args.demo:
+        _resolve_demo(args)
+    elif args.train_image_dir is None or args.train_mask_dir is None:
+        missing = "--train_image_dir" if args.train_image_dir is None else "--train_mask_dir"
+        raise UserError(f"{missing} is not set: pass a folder of images and a folder of masks, or --demo camouflage")
+    if (args.val_image_dir is None) != (args.val_mask_dir is None):
+        raise UserError("--val_image_dir and --val_mask_dir belong together: set both or neither")
+    args.epoch = args.epoch or 20
+    args.lr = args.lr or 2e-4
+    args.checkpoint = sam_checkpoint_path(args.model_type, args.checkpoint, args.output_dir / "checkpoints")
+    if args.publish and Path(args.publish).name != args.publish:
+        raise UserError(f"--publish {args.publish}: expected a file name without folders")
+    return args
+
+
+def _resolve_demo(args: argparse.Namespace) -> None:
+    for flag in ("train_image_dir", "train_mask_dir", "val_image_dir", "val_mask_dir", "checkpoint"):
+        if getattr(args, flag) is not None:
+            raise UserError(f"--demo and --{flag} exclude each other: the demo brings its own data and random weights")
+    args.model_type = "vit_demo"
+    args.epoch = args.epoch or DEMO_EPOCHS
+    args.lr = args.lr or DEMO_LR
+
+
+def sam_checkpoint_path(model_type: str, given: str | None, checkpoints: Path) -> str:
+    """The SAM weights to start from: a path, or the word "random".
+
+    Raises:
+        MissingPathError: the file does not exist.
+    """
+    from cad.models.sam import SAM_SIZES  # imports torch, which a wrong flag should not wait for
+
+    official = SAM_SIZES[model_type].file_name
+    if given == "random" or (given is None and not official):
+        return "random"
+    path = user_path(given) if given else checkpoints / official
+    if not path.is_file():
+        raise MissingPathError(
+            f"--checkpoint {path}: no such file; expected SAM's {model_type} weights"
+            + (f" ({official}, from the segment-anything repository's model checkpoints)" if official else "")
+            + "; --checkpoint random trains on random weights, on purpose"
+        )
+    return str(path)

@@ -1,0 +1,136 @@
+"""The log of a run: `runs/<start time>/log.jsonl` always, Weights & Biases beside it.
+
+Weights & Biases never asks for a login: without a configured key the run is kept offline, in the run's folder, from
+where `wandb sync` can send it later.
+"""
+
+import json
+import netrc
+import os
+from datetime import datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import numpy as np
+import wandb
+
+from cad.errors import UserError
+from cad.files import write_json
+
+PACKAGES = ("torch", "torchvision", "segment-anything", "numpy", "opencv-python-headless", "pillow", "wandb")
+
+
+def start_run_folder(output_dir: Path) -> Path:
+    """Make `runs/<start time>/`, as in May21_172910; a second run of the same second gets `_2` behind it.
+
+    Raises:
+        UserError: the folder cannot be made.
+    """
+    start = datetime.now().strftime("%b%d_%H%M%S")
+    runs = output_dir / "runs"
+    try:
+        runs.mkdir(parents=True, exist_ok=True)
+        for number in range(1, 1000):
+            folder = runs / (start if number == 1 else f"{start}_{number}")
+            if not (output_dir / "checkpoints" / f"{folder.name}.pth").exists():
+                try:
+                    folder.mkdir()
+                except FileExistsError:
+                    continue
+                return folder
+    except OSError as error:
+        raise UserError(f"{runs}: cannot be written: {error.strerror}; pass --output_dir") from error
+    raise UserError(f"{runs}: a thousand runs of this second exist")
+
+
+def installed_versions() -> dict[str, str]:
+    """The version of every package whose version can change a result."""
+    return {package: metadata.version(package) for package in PACKAGES}
+
+
+def wandb_mode(asked: str) -> str:
+    """What `auto` means here: WANDB_MODE if it is set, else online with a configured key, else offline."""
+    if asked != "auto":
+        return asked
+    if mode := os.environ.get("WANDB_MODE"):
+        return mode
+    return "online" if os.environ.get("WANDB_API_KEY") or _key_in_netrc() else "offline"
+
+
+def _key_in_netrc() -> bool:
+    """Whether `wandb login` has left a key in ~/.netrc (or $NETRC) for the server in use."""
+    host = urlsplit(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).netloc
+    try:
+        return netrc.netrc(os.environ.get("NETRC")).authenticators(host) is not None
+    except (OSError, netrc.NetrcParseError):
+        return False
+
+
+# What Weights & Biases would send beside the numbers, switched off unless --wandb_details asks for it.
+PRIVATE: dict[str, Any] = {
+    "disable_git": True,
+    "disable_code": True,
+    "save_code": False,
+    "host": "hidden",
+    "x_disable_meta": True,
+    "x_disable_stats": True,
+    "x_disable_machine_info": True,
+}
+
+
+class RunLog:
+    """Writes each record of a run as one line of JSON, and the same numbers to Weights & Biases.
+
+    Args:
+        folder: the run's folder; its name is the run's name.
+        settings: plain values, kept as args.json and as the W&B configuration.
+        wandb_flag: auto, online, offline or disabled.
+        wandb_details: also send git state, code path and host details to W&B.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        settings: dict[str, Any],
+        project_name: str,
+        wandb_flag: str = "disabled",
+        wandb_details: bool = False,
+    ) -> None:
+        self.folder = folder
+        write_json(folder / "args.json", {"settings": settings, "versions": installed_versions()})
+        self._file = (folder / "log.jsonl").open("a", encoding="utf-8")
+        self.mode = wandb_mode(wandb_flag)
+        try:
+            self._wandb = wandb.init(
+                project=project_name,
+                name=folder.name,
+                dir=str(folder),
+                mode=self.mode,  # type: ignore[arg-type]  # a Literal there
+                config=settings,
+                settings=wandb.Settings(**({} if wandb_details else PRIVATE) | {"silent": True, "console": "off"}),
+            )
+        except (wandb.Error, wandb.errors.UsageError) as error:
+            raise UserError(f"--wandb {wandb_flag}: {error}; --wandb offline needs no account") from error
+
+    def log(self, record: dict[str, Any]) -> None:
+        """Append one record of plain values; nested dictionaries become `group/name` in W&B."""
+        self._file.write(json.dumps(record, allow_nan=False) + "\n")
+        self._file.flush()
+        flat: dict[str, Any] = {}
+        for name, value in record.items():
+            if isinstance(value, dict):
+                flat.update({f"{name}/{key}": inner for key, inner in value.items()})
+            else:
+                flat[name] = value
+        self._wandb.log(flat, step=record.get("epoch"))
+
+    def log_images(self, key: str, pictures: list[tuple[str, np.ndarray]], epoch: int) -> None:
+        """Send captioned pictures (H, W, 3) uint8 to W&B, as part of the record of `epoch`: call it before `log`."""
+        if self.mode != "disabled":
+            self._wandb.log({key: [wandb.Image(array, caption=name) for name, array in pictures]}, step=epoch)
+
+    def close(self) -> None:
+        self._file.close()
+        self._wandb.finish()

@@ -1,0 +1,11 @@
+#!/usr/bin/env bash
+# Run ruff, mypy and the tests. Arguments go to pytest; --slow adds the slow tests.
+set -euo pipefail
+root="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
+source "$root/code/environment.sh"
+find_python "$root" "$root/requirements-dev.txt"
+cd "$root"
+"$PYTHON" -m ruff check code tests benchmarks
+"$PYTHON" -m ruff format --check code tests benchmarks
+"$PYTHON" -m mypy
+exec "$PYTHON" -m pytest "$@"

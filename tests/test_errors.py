@@ -1,0 +1,35 @@
+import pytest
+
+from cad.errors import MissingPathError, UserError, first_names, run_script
+
+
+def test_a_user_error_is_one_line_and_exit_code_2(capsys):
+    def body():
+        raise UserError("mask.png: expected\n a mask")
+
+    assert run_script(body) == 2
+    assert capsys.readouterr().err == "error: mask.png: expected a mask\n"
+
+
+def test_a_defect_keeps_its_traceback():
+    with pytest.raises(ValueError, match="inner"):
+        run_script(lambda: int("inner"))
+
+
+def test_ctrl_c_is_not_a_traceback(capsys):
+    def body():
+        raise KeyboardInterrupt
+
+    assert run_script(body) == 130
+    assert "interrupted" in capsys.readouterr().err
+
+
+def test_a_missing_path_is_both_kinds_of_error():
+    error = MissingPathError("images: no such folder")
+    assert isinstance(error, FileNotFoundError) and isinstance(error, UserError)
+    assert str(error) == "images: no such folder"
+
+
+def test_first_names():
+    assert first_names(["a", "b"]) == "a, b"
+    assert first_names(list("abcdefgh")) == "a, b, c, d, e and 3 more"

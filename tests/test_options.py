@@ -1,0 +1,108 @@
+import pytest
+
+from cad.errors import MissingPathError, UserError
+from cad.models.sam import SAM_SIZES
+from cad.options import MODEL_TYPES, PROJECT_ROOT, evaluation_parser, resolve_training, training_parser
+
+FOLDERS = ["--train_image_dir", "images", "--train_mask_dir", "masks"]
+
+
+def parse(*flags):
+    return training_parser("run_cad.py", "").parse_args([*FOLDERS, *flags])
+
+
+def error_line(capsys, parser, flags):
+    with pytest.raises(SystemExit) as end:
+        parser.parse_args(flags)
+    assert end.value.code == 2
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1
+    return err
+
+
+def test_defaults_are_the_originals():
+    args = resolve_training(parse("--checkpoint", "random"))
+    assert (args.batch_size, args.epoch, args.lr, args.seed, args.model_type) == (4, 20, 2e-4, 21, "vit_b")
+    assert (args.dist, args.val_fraction, args.wandb) == (False, 0.1, "auto")
+    assert args.output_dir == PROJECT_ROOT
+
+
+def test_every_flag_of_the_original_is_accepted():
+    flags = (
+        "--batch_size 2 --port 1234 --dist False --seed 3 --model_type vit_l --checkpoint random --epoch 5 --lr 1e-3"
+    )
+    args = resolve_training(parse(*flags.split(), "--project_name", "mine", "--local_rank", "0"))
+    assert (args.batch_size, args.epoch, args.lr, args.model_type, args.port) == (2, 5, 1e-3, "vit_l", 1234)
+    flags = "--batch_size 2 --seed 3 --model_type vit_b --checkpoint a.pth --test_image_dir i --test_mask_dir m"
+    assert evaluation_parser("evaluate.py", "").parse_args(flags.split()).batch_size == 2
+
+
+def test_the_listed_model_types_are_those_that_can_be_built():
+    assert set(MODEL_TYPES) == set(SAM_SIZES)
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        (["--model_type", "vit_x"], "--model_type: invalid choice: 'vit_x'"),
+        (["--batch_size", "0"], "--batch_size: expected a whole number of at least 1, found '0'"),
+        (["--epoch", "0"], "--epoch: expected a whole number of at least 1, found '0'"),
+        (["--epoch", "2.5"], "--epoch: expected a whole number of at least 1, found '2.5'"),
+        (["--image_size", "0"], "--image_size: expected a positive multiple of 8, found '0'"),
+        (["--image_size", "500"], "--image_size: expected a positive multiple of 8, found '500'"),
+        (["--lr", "0"], "--lr: expected a positive number, found '0'"),
+        (["--lr", "nan"], "--lr: expected a positive number, found 'nan'"),
+        (["--lr", "inf"], "--lr: expected a positive number, found 'inf'"),
+        (["--lr", "-1e-4"], "--lr"),
+        (["--lr", "fast"], "--lr: expected a positive number, found 'fast'"),
+        (["--val_fraction", "1"], "--val_fraction: expected a number of at least 0 and below 1, found '1'"),
+        (["--seed", "-1"], "--seed"),
+        (["--dist", "maybe"], "--dist: expected True or False, found 'maybe'"),
+        (["--demo", "birds"], "--demo: invalid choice: 'birds'"),
+        (["--unknown"], "unrecognized arguments: --unknown"),
+    ],
+)
+def test_a_bad_value_is_one_line_that_names_the_flag(capsys, flags, expected):
+    assert expected in error_line(capsys, training_parser("run_cad.py", ""), [*FOLDERS, *flags])
+
+
+def test_missing_folders_are_named():
+    for flags, name in ([], "--train_image_dir"), (FOLDERS[:2], "--train_mask_dir"):
+        with pytest.raises(UserError, match=f"{name} is not set: .*or --demo camouflage"):
+            resolve_training(training_parser("run_cad.py", "").parse_args(flags))
+
+
+def test_a_missing_sam_checkpoint_is_an_error_and_says_where_it_would_be(tmp_path):
+    with pytest.raises(MissingPathError, match=r"--checkpoint .*checkpoints/sam_vit_b_01ec64.pth: no such file"):
+        resolve_training(parse("--output_dir", str(tmp_path)))
+    with pytest.raises(MissingPathError, match=r"--checkpoint mine.pth: no such file; expected SAM's vit_b weights"):
+        resolve_training(parse("--checkpoint", "mine.pth"))
+
+
+def test_the_official_file_in_checkpoints_is_the_default(tmp_path):
+    (tmp_path / "checkpoints").mkdir()
+    official = tmp_path / "checkpoints" / "sam_vit_l_0b3195.pth"
+    official.touch()
+    assert resolve_training(parse("--model_type", "vit_l", "--output_dir", str(tmp_path))).checkpoint == str(official)
+    assert resolve_training(parse("--model_type", "vit_demo")).checkpoint == "random"
+
+
+def test_combinations_that_cannot_work_are_refused():
+    with pytest.raises(UserError, match="--dist True: training on several GPUs is not available yet"):
+        resolve_training(parse("--dist", "True"))
+    with pytest.raises(UserError, match="--demo and --train_image_dir exclude each other"):
+        resolve_training(parse("--demo", "shadow"))
+    with pytest.raises(UserError, match="--val_image_dir and --val_mask_dir belong together"):
+        resolve_training(parse("--checkpoint", "random", "--val_image_dir", "v"))
+    with pytest.raises(UserError, match=r"--publish ../x.pth: expected a file name without folders"):
+        resolve_training(parse("--checkpoint", "random", "--publish", "../x.pth"))
+
+
+def test_help_is_grouped_and_complete(capsys):
+    for parser in (training_parser("run_cad.py", "words"), evaluation_parser("evaluate.py", "words")):
+        with pytest.raises(SystemExit) as end:
+            parser.parse_args(["--help"])
+        assert end.value.code == 0
+        text = capsys.readouterr().out
+        assert "data:" in text and "model:" in text
+        assert all(action.help for action in parser._actions)

@@ -1,0 +1,118 @@
+import json
+
+import pytest
+import torch
+from conftest import write_pairs
+
+from cad.errors import UserError
+from cad.models.weights import load_segmenter, read_weights
+from cad.options import resolve_training, training_parser
+from cad.training.engine import Best, train
+
+
+def resolved(folders, output, *flags):
+    fixed = ["--model_type", "vit_demo", "--image_size", "32", "--num_workers", "0", "--wandb", "disabled"]
+    data = ["--train_image_dir", str(folders[0]), "--train_mask_dir", str(folders[1]), "--output_dir", str(output)]
+    parser = training_parser("run_cad.py", "")
+    return resolve_training(parser.parse_args([*data, *fixed, "--batch_size", "2", "--epoch", "2", *flags]))
+
+
+def log_of(output):
+    (file,) = (output / "runs").glob("*/log.jsonl")
+    return [json.loads(line) for line in file.read_text().splitlines()]
+
+
+def without_times(records):
+    return [{key: value for key, value in record.items() if key != "seconds"} for record in records]
+
+
+@pytest.mark.parametrize("method", ["cad", "sam_adapter"])
+def test_two_runs_give_identical_numbers_and_weights(pair_folders, tmp_path, method):
+    states = []
+    for name in ("a", "b"):
+        weights = train(resolved(pair_folders, tmp_path / name), method)
+        states.append(read_weights(weights).state)
+    assert without_times(log_of(tmp_path / "a")) == without_times(log_of(tmp_path / "b"))
+    assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])
+
+
+def test_workers_do_not_change_a_number(pair_folders, tmp_path):
+    train(resolved(pair_folders, tmp_path / "a"), "cad")
+    train(resolved(pair_folders, tmp_path / "b", "--num_workers", "2"), "cad")
+    assert without_times(log_of(tmp_path / "a")) == without_times(log_of(tmp_path / "b"))
+
+
+def test_the_log_has_losses_metrics_and_the_rate_of_every_epoch(pair_folders, tmp_path):
+    train(resolved(pair_folders, tmp_path, "--epoch", "4"), "cad")
+    records = log_of(tmp_path)
+    assert [record["epoch"] for record in records] == [1, 2, 3, 4]
+    assert set(records[0]["train"]) == set(records[0]["validation"]) == {"bce", "iou_loss", "dice", "iou"}
+    # cosine from 2e-4 to 0 over 4 epochs: at 0, 1/4, 1/2 and 3/4 of half a period
+    assert [record["learning_rate"] for record in records] == pytest.approx(
+        [2e-4, 1.7071e-4, 1e-4, 0.29289e-4], rel=1e-4
+    )
+    assert records[-1]["train"]["bce"] < records[0]["train"]["bce"]
+
+
+def test_the_kept_weights_are_those_of_the_best_validation_epoch(pair_folders, tmp_path):
+    weights = train(resolved(pair_folders, tmp_path, "--epoch", "5", "--lr", "3e-3"), "cad")
+    validation = [record["validation"]["iou"] for record in log_of(tmp_path)]
+    metrics = read_weights(weights).metadata["metrics"]
+    assert metrics["iou"] == max(validation)
+    assert metrics["epoch"] == validation.index(max(validation)) + 1
+    assert metrics["on"] == "validation"
+    segmenter, _ = load_segmenter(weights, tmp_path)
+    assert not segmenter.training
+
+
+def test_best_is_the_highest_validation_iou_or_the_last_epoch():
+    best = Best(1, {"iou": 0.5})
+    assert best.is_beaten_by({"iou": 0.6}, validated=True)
+    assert not best.is_beaten_by({"iou": 0.5}, validated=True)
+    assert best.is_beaten_by({"iou": 0.1}, validated=False)
+    assert Best().is_beaten_by({"iou": 0.0}, validated=True)
+
+
+def test_without_validation_the_last_epoch_is_kept(pair_folders, tmp_path):
+    weights = train(resolved(pair_folders, tmp_path, "--val_fraction", "0"), "cad")
+    metadata = read_weights(weights).metadata
+    assert (metadata["metrics"]["on"], metadata["metrics"]["epoch"]) == ("training", 2)
+    assert "validation" not in log_of(tmp_path)[0]
+
+
+def test_validation_folders_are_used_and_all_training_images_with_them(pair_folders, tmp_path, capsys):
+    images, masks = write_pairs(tmp_path / "val", count=2, first=50)
+    train(resolved(pair_folders, tmp_path, "--val_image_dir", str(images), "--val_mask_dir", str(masks)), "cad")
+    assert "6 training and 2 validation images at 32 pixels" in capsys.readouterr().out
+
+
+def test_the_metadata_describe_the_run(pair_folders, tmp_path):
+    weights = train(resolved(pair_folders, tmp_path), "cad")
+    metadata = read_weights(weights).metadata
+    assert (metadata["method"], metadata["model_type"], metadata["image_size"]) == ("cad", "vit_demo", 32)
+    assert metadata["base"]["source"] == "random" and metadata["base"]["seed"] == 21
+    assert len(metadata["base"]["sha256"]) == 64
+    assert metadata["settings"]["lr"] == 2e-4 and not metadata["demo"]
+    summary = json.loads((tmp_path / "runs" / weights.stem / "summary.json").read_text())
+    assert summary["weights"] == f"checkpoints/{weights.name}"
+    assert summary["trainable_parameters"] == metadata["trainable_parameters"] == 234_784
+
+
+def test_a_batch_larger_than_the_data_is_refused_before_anything_is_written(pair_folders, tmp_path):
+    with pytest.raises(UserError, match="--batch_size 6: larger than the data set of 5 training images .of 6, 1 are"):
+        train(resolved(pair_folders, tmp_path / "out", "--batch_size", "6"), "cad")
+    assert not (tmp_path / "out").exists()
+
+
+def test_bad_data_and_weights_leave_nothing_behind(pair_folders, tmp_path):
+    damaged = sorted(pair_folders[0].iterdir())[0]
+    whole = damaged.read_bytes()
+    damaged.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(UserError, match=f"{damaged.name}: unreadable or truncated"):
+        train(resolved(pair_folders, tmp_path / "out"), "cad")
+    damaged.write_bytes(whole)
+    checkpoint = tmp_path / "sam.pth"
+    checkpoint.write_bytes(b"not weights")
+    with pytest.raises(UserError, match="sam.pth: (truncated|refused: damaged)"):
+        train(resolved(pair_folders, tmp_path / "out", "--checkpoint", str(checkpoint)), "cad")
+    assert not (tmp_path / "out").exists()
