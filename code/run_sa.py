@@ -16,9 +16,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = training_parser("run_sa.py", __doc__).parse_args(argv)
 
     def body() -> None:
+        resolved = resolve_training(args)
         from cad.training.engine import train  # imports torch: not before the flags are right
 
-        train(resolve_training(args), "sam_adapter")
+        train(resolved, "sam_adapter")
 
     return run_script(body)
 

@@ -1,0 +1,200 @@
+"""The scripts in-process, as their main functions: what a user gets, and what bad input gets."""
+
+import shutil
+
+import evaluate
+import numpy as np
+import pytest
+import run_cad
+import run_sa
+import summarize
+import torch
+from conftest import write_pairs
+from PIL import Image
+
+from cad.models.sam import SAM_SIZES, build_random_sam
+from cad.models.weights import read_weights
+
+SCRIPTS = {"cad": run_cad, "sam_adapter": run_sa}
+FAST = ["--num_workers", "0", "--device", "cpu"]
+SMALL = ["--model_type", "vit_demo", "--image_size", "32", "--batch_size", "2", "--epoch", "1"]
+SMALL += ["--wandb", "disabled", *FAST]
+
+
+@pytest.fixture
+def flags(pair_folders, tmp_path):
+    images, masks = map(str, pair_folders)
+    return ["--train_image_dir", images, "--train_mask_dir", masks, "--output_dir", str(tmp_path / "out"), *SMALL]
+
+
+def changed(flags, name, value):
+    """The flags with another value for one of them."""
+    at = flags.index(name) + 1
+    return [*flags[:at], str(value), *flags[at + 1 :]]
+
+
+@pytest.mark.parametrize("method", SCRIPTS)
+def test_training_writes_weights_log_and_the_well_known_name(flags, tmp_path, method, capsys):
+    assert SCRIPTS[method].main([*flags, "--publish", "mine.pth"]) == 0
+    out = capsys.readouterr().out
+    (run,) = (tmp_path / "out" / "runs").iterdir()
+    assert {file.name for file in run.iterdir()} >= {"args.json", "log.jsonl", "summary.json"}
+    checkpoints = tmp_path / "out" / "checkpoints"
+    assert {file.name for file in checkpoints.iterdir()} == {f"{run.name}.pth", "mine.pth"}
+    assert read_weights(checkpoints / "mine.pth").metadata["method"] == method
+    assert f"weights: {checkpoints / run.name}.pth and mine.pth" in out and f"log:     {run}" in out
+    assert "trainable params: " in out and "epoch 1/1" in out
+
+
+def test_evaluation_and_summary_print_one_row_a_method(flags, pair_folders, tmp_path, capsys):
+    for script, name in (run_cad, "sam_cad.pth"), (run_sa, "sam_sa.pth"):
+        assert script.main([*flags, "--publish", name]) == 0
+    capsys.readouterr()
+    output = ["--output_dir", str(tmp_path / "out")]
+    assert summarize.main(output) == 0
+    summary = capsys.readouterr().out.splitlines()
+    assert summary[0] == "means over validation images"
+    assert [line.split()[0] for line in summary[3:]] == ["cad", "sam_adapter"]
+    assert "234,784" in summary[3] and summary[3].endswith("checkpoints/sam_cad.pth")
+
+    weights = [str(tmp_path / "out" / "checkpoints" / name) for name in ("sam_cad.pth", "sam_sa.pth")]
+    folders = ["--test_image_dir", str(pair_folders[0]), "--test_mask_dir", str(pair_folders[1])]
+    assert evaluate.main(["--checkpoint", *weights, *folders, *FAST, *output]) == 0
+    table = capsys.readouterr().out.splitlines()
+    assert table[0] == "6 test images, scored at 32 pixels, means over images"
+    assert [line.split()[0] for line in table[3:]] == ["cad", "sam_adapter"]
+
+
+# What bad input gets: one line, exit code 2, nothing written.
+
+
+def assert_refused(capsys, tmp_path, script, flags, expected):
+    capsys.readouterr()
+    try:
+        code = script.main(flags)
+    except SystemExit as end:  # argparse's way
+        code = end.code
+    assert code == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    errors = [line for line in lines if line.startswith("error: ")]
+    assert len(errors) == 1 and "Traceback" not in "".join(lines)
+    assert expected in errors[0]
+    assert not (tmp_path / "out").exists()
+
+
+def test_missing_and_empty_folders(capsys, tmp_path, flags):
+    missing = changed(flags, "--train_image_dir", tmp_path / "nowhere")
+    assert_refused(capsys, tmp_path, run_cad, missing, "nowhere: no such folder")
+    (tmp_path / "empty").mkdir()
+    empty = changed(flags, "--train_mask_dir", tmp_path / "empty")
+    assert_refused(capsys, tmp_path, run_cad, empty, "empty: no image files found")
+
+
+def test_files_without_a_partner_and_leaving_them_out(capsys, tmp_path, flags, pair_folders):
+    (pair_folders[1] / "photo_3.png").unlink()
+    assert_refused(capsys, tmp_path, run_sa, flags, "1 images without a mask (photo_3.jpg)")
+    assert run_sa.main([*flags, "--skip_unpaired"]) == 0
+    assert "1 images without a mask (photo_3.jpg): left out, 5 pairs remain" in capsys.readouterr().out
+
+
+def test_a_mask_without_an_image(capsys, tmp_path, flags, pair_folders):
+    (pair_folders[0] / "photo_3.jpg").unlink()
+    assert_refused(capsys, tmp_path, run_cad, flags, "1 masks without an image (photo_3.png)")
+
+
+def test_the_same_stem_twice(capsys, tmp_path, flags, pair_folders):
+    shutil.copy(pair_folders[1] / "photo_1.png", pair_folders[0] / "photo_1.png")
+    assert_refused(capsys, tmp_path, run_cad, flags, "photo_1.jpg and photo_1.png")
+
+
+def test_a_truncated_file(capsys, tmp_path, flags, pair_folders):
+    damaged = pair_folders[1] / "photo_2.png"
+    damaged.write_bytes(damaged.read_bytes()[:-30])
+    assert_refused(capsys, tmp_path, run_cad, flags, "photo_2.png: unreadable or truncated image file")
+
+
+def test_an_image_and_a_mask_of_different_size(capsys, tmp_path, flags, pair_folders):
+    Image.fromarray(np.zeros((9, 7), np.uint8)).save(pair_folders[1] / "photo_2.png")
+    assert_refused(capsys, tmp_path, run_cad, flags, "is 7x9: expected the same size")
+
+
+def test_checkpoints_that_cannot_be_used(capsys, tmp_path, flags):
+    checkpoint = tmp_path / "sam.pth"
+
+    def refused(expected):
+        assert_refused(capsys, tmp_path, run_cad, [*flags, "--checkpoint", str(checkpoint)], expected)
+
+    refused("sam.pth: no such file")
+    state = build_random_sam(SAM_SIZES["vit_demo"], 0).state_dict()
+    torch.save(state, checkpoint)
+    checkpoint.write_bytes(checkpoint.read_bytes()[:-5000])
+    refused("sam.pth: truncated")
+    torch.save({name: tensor for name, tensor in state.items() if "neck" not in name}, checkpoint)
+    refused("tensors are missing (first: image_encoder.neck.0.weight)")
+    torch.save({"image_encoder.pos_embed": tmp_path}, checkpoint)
+    refused("could run code")
+
+
+def test_numbers_below_one_and_unknown_model_types(capsys, tmp_path, flags):
+    for name, value in ("--batch_size", 0), ("--epoch", 0), ("--image_size", 0), ("--model_type", "vit_x"):
+        assert_refused(capsys, tmp_path, run_cad, changed(flags, name, value), name)
+    for rate in ("0", "nan", "much"):
+        assert_refused(capsys, tmp_path, run_cad, [*flags, "--lr", rate], "--lr: expected a positive number")
+
+
+def test_a_batch_larger_than_the_data_set(capsys, tmp_path, flags):
+    assert_refused(capsys, tmp_path, run_cad, changed(flags, "--batch_size", 6), "larger than the data set of 5")
+
+
+def test_no_data_is_an_error_and_not_the_demo(capsys, tmp_path):
+    assert_refused(capsys, tmp_path, run_cad, ["--output_dir", str(tmp_path / "out")], "--train_image_dir is not set")
+
+
+def test_evaluation_refuses_what_it_cannot_score(capsys, tmp_path, flags):
+    output = ["--output_dir", str(tmp_path / "no-output"), *FAST]
+
+    def refused(expected, *evaluation_flags):
+        assert_refused(capsys, tmp_path / "x", evaluate, [*evaluation_flags, *output], expected)
+
+    refused("nothing.pth: no such checkpoint file", "--checkpoint", str(tmp_path / "nothing.pth"))
+    assert run_cad.main([*flags, "--publish", "w.pth"]) == 0
+    weights = str(tmp_path / "out" / "checkpoints" / "w.pth")
+    refused("--test_image_dir and --test_mask_dir are not set", "--checkpoint", weights)
+    refused("--test_mask_dir is not set", "--checkpoint", weights, "--test_image_dir", "i")
+    refused("holds vit_demo, not --model_type vit_b", "--checkpoint", weights, "--model_type", "vit_b")
+    refused("i: no such folder", "--checkpoint", weights, "--test_image_dir", "i", "--test_mask_dir", "m")
+
+
+def test_a_summary_without_runs_says_so(capsys, tmp_path):
+    assert_refused(capsys, tmp_path, summarize, ["--output_dir", str(tmp_path)], "no finished run")
+
+
+def test_a_demo_never_replaces_weights_of_a_real_run(capsys, tmp_path, flags, monkeypatch):
+    assert run_cad.main([*flags, "--publish", "sam_cad.pth"]) == 0
+    monkeypatch.setattr("cad.datasets.demo.DEMO_COUNTS", {"train": 4, "test": 2})
+    published = tmp_path / "out" / "checkpoints" / "sam_cad.pth"
+    before = published.read_bytes()
+    demo = ["--demo", "shadow", "--epoch", "1", "--image_size", "32", "--batch_size", "2", "--wandb", "disabled", *FAST]
+    assert run_cad.main([*demo, "--output_dir", str(tmp_path / "out"), "--publish", "sam_cad.pth"]) == 0
+    assert "not copied to checkpoints/sam_cad.pth" in capsys.readouterr().err
+    assert published.read_bytes() == before
+
+
+def test_relative_paths_are_relative_to_where_the_user_stands(flags, tmp_path, monkeypatch):
+    write_pairs(tmp_path / "here")
+    monkeypatch.chdir(tmp_path / "here")
+    relative = changed(changed(flags, "--train_image_dir", "image"), "--train_mask_dir", "mask")
+    assert run_cad.main(relative) == 0
+
+
+@pytest.mark.slow
+def test_the_demo_learns(tmp_path, capsys):
+    """The loss falls, and CAD's Dice on the demo's test set is above 0.6."""
+    output = ["--output_dir", str(tmp_path / "out")]
+    assert run_cad.main(["--demo", "camouflage", "--wandb", "disabled", "--publish", "sam_cad.pth", *output]) == 0
+    out = capsys.readouterr().out
+    losses = [float(line.split("loss ")[1].split()[0]) for line in out.splitlines() if line.startswith("epoch ")]
+    assert losses[-1] < 0.8 * losses[0]
+    assert evaluate.main(["--checkpoint", str(tmp_path / "out" / "checkpoints" / "sam_cad.pth"), *output]) == 0
+    row = capsys.readouterr().out.splitlines()[-1].split()
+    assert float(row[1]) > 0.6
