@@ -5,7 +5,7 @@ root="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
 source "$root/code/environment.sh"
 find_python "$root" "$root/requirements-dev.txt"
 cd "$root"
-"$PYTHON" -m ruff check code tests benchmarks
-"$PYTHON" -m ruff format --check code tests benchmarks
+"$PYTHON" -m ruff check
+"$PYTHON" -m ruff format --check
 "$PYTHON" -m mypy
 exec "$PYTHON" -m pytest "$@"
