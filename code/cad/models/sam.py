@@ -19,6 +19,7 @@ from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncode
 from torch import Tensor, nn
 
 from cad.errors import MissingPathError, UserError
+from cad.models.attention import use_lean_attention
 
 PIXEL_MEAN = (123.675, 116.28, 103.53)  # RGB, 0..255
 PIXEL_STD = (58.395, 57.12, 57.375)
@@ -73,7 +74,7 @@ SAM_SIZES = {
 
 
 class Sam(nn.Module):
-    """Image encoder, prompt encoder and mask decoder under the names of SAM's state dict."""
+    """Image encoder (with lean attention), prompt encoder and mask decoder under the names of SAM's state dict."""
 
     def __init__(self, size: SamSize) -> None:
         super().__init__()
@@ -90,6 +91,7 @@ class Sam(nn.Module):
             window_size=size.window_size,
             global_attn_indexes=size.global_attn_indexes,
         )
+        use_lean_attention(self.image_encoder)
         self.prompt_encoder = PromptEncoder(
             embed_dim=size.channels,
             image_embedding_size=(size.grid, size.grid),

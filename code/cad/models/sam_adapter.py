@@ -5,13 +5,16 @@
     x = x + up(gelu(down_0(tune)));  for every block i = 1..depth:  x = block_i(x) + up(gelu(down_i(tune)))
     neck
 
-Gradients flow through every block of the encoder, so all of its activations are kept: the memory that CAD saves.
+Gradients flow through every block of the encoder, so all of its activations are kept: the memory that CAD saves. With
+gradient checkpointing only each block's input is kept, and the block runs once more in backward.
 Parameter names are the original's. Source: Chen et al., "SAM-Adapter", ICCVW 2023; docs/METHOD.md.
 """
 
+import torch
 import torch.nn.functional as F
 from segment_anything.modeling import ImageEncoderViT
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from cad.models.high_frequency import high_frequency
 
@@ -34,10 +37,18 @@ class SamAdapterEncoder(nn.Module):
         encoder: SAM's image encoder.
         tune_width: width of the tuned features; 192 for every size of ViT.
         hidden_width: width between the down and up projections.
+        grad_checkpointing: keep only each block's input for backward and run the block again there; same results.
     """
 
-    def __init__(self, encoder: ImageEncoderViT, tune_width: int = 192, hidden_width: int = 32) -> None:
+    def __init__(
+        self,
+        encoder: ImageEncoderViT,
+        tune_width: int = 192,
+        hidden_width: int = 32,
+        grad_checkpointing: bool = False,
+    ) -> None:
         super().__init__()
+        self.grad_checkpointing = grad_checkpointing
         self.img_size = encoder.img_size
         self.patch_embed = encoder.patch_embed
         self.pos_embed = encoder.pos_embed
@@ -74,5 +85,11 @@ class SamAdapterEncoder(nn.Module):
         tune = self.HFC_tune(patches.transpose(1, 2)).view(batch, rows, columns, -1) + self.patch_embed_tune(hidden)
         hidden = hidden + self.task_adapter_up(self.task_adapter_blocks[0](tune))
         for block, adapter in zip(self.blocks, self.task_adapter_blocks[1:], strict=True):
-            hidden = block(hidden) + self.task_adapter_up(adapter(tune))
+            hidden = self._run_block(block, hidden) + self.task_adapter_up(adapter(tune))
         return self.neck(hidden.permute(0, 3, 1, 2))
+
+    def _run_block(self, block: nn.Module, hidden: Tensor) -> Tensor:
+        if self.grad_checkpointing and torch.is_grad_enabled():
+            # Blocks draw no random numbers, so there is no random state to keep.
+            return checkpoint(block, hidden, use_reentrant=False, preserve_rng_state=False)
+        return block(hidden)
