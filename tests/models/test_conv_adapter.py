@@ -5,10 +5,11 @@ from golden_values import assert_close, golden, gradient_weights, under
 from cad.models.conv_adapter import ConvAdapter, adapter_input, divide_by_peak
 
 
+@pytest.mark.parametrize("execution", ["lean", "plain"])
 @pytest.mark.parametrize("size", ["s128", "s96"])
-def test_equals_the_golden_values(size):
+def test_equals_the_golden_values(size, execution):
     values = golden("conv_adapter")
-    adapter = ConvAdapter(channels=8, grid=64).double()
+    adapter = ConvAdapter(channels=8, grid=64, execution=execution).double()
     adapter.load_state_dict(under(values, "state"), strict=True)
 
     output = adapter.train()(values[f"{size}.input"])
@@ -21,6 +22,11 @@ def test_equals_the_golden_values(size):
         assert_close(adapter.get_buffer(name), expected, 1e-9, name)
     with torch.no_grad():
         assert_close(adapter.eval()(values[f"{size}.input"]), values[f"{size}.eval.output"], 1e-9)
+
+
+def test_refuses_an_unknown_execution():
+    with pytest.raises(ValueError, match="'fast' is unknown: use one of lean, plain"):
+        ConvAdapter(channels=8, grid=4, execution="fast")
 
 
 def test_has_the_published_number_of_parameters():

@@ -111,6 +111,8 @@ def test_steps_leave_the_frozen_parts_alone(demo_segmenter):
     optimizer.step()
     trained_names = set(demo_segmenter.trained_state())
     for name, value in demo_segmenter.state_dict().items():
+        if name.startswith("conv_adapter.conv_block") and name.endswith(".conv.bias"):
+            continue  # BatchNorm removes these biases: their gradient is zero, and they start at zero
         assert torch.equal(value, before[name]) == (name not in trained_names), name
 
 

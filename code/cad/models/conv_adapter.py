@@ -24,6 +24,7 @@ from cad.models.high_frequency import high_frequency
 
 NEGATIVE_SLOPE = 0.1
 PEAK_OFFSET = 1e-5
+EXECUTIONS = ("lean", "plain")
 
 
 def adapter_input(images: Tensor) -> Tensor:
@@ -58,10 +59,18 @@ class ConvAdapter(nn.Module):
         channels: C, the width of SAM's image embedding (256).
         grid: G, the side of SAM's image embedding (64).
         in_channels: channels of the input, 6 for image and high frequency.
+        execution: "plain" runs the forward below; "lean" computes the same function, gradients and running statistics
+            in a fraction of the memory and time (lean_conv_adapter.py), for inputs that need no gradient themselves.
+
+    Raises:
+        ValueError: `execution` is neither.
     """
 
-    def __init__(self, channels: int, grid: int, in_channels: int = 6) -> None:
+    def __init__(self, channels: int, grid: int, in_channels: int = 6, execution: str = "lean") -> None:
         super().__init__()
+        if execution not in EXECUTIONS:
+            raise ValueError(f"execution {execution!r} is unknown: use one of {', '.join(EXECUTIONS)}")
+        self.execution = execution
         self.grid = grid
         self.conv_up = nn.Conv2d(in_channels, channels, kernel_size=1)
         self.conv_block1 = ConvBlock(channels)
@@ -70,6 +79,11 @@ class ConvAdapter(nn.Module):
 
     def forward(self, inputs: Tensor) -> Tensor:
         """inputs: (B, 6, S, S), image and high frequency in 0..255, S a multiple of 8 -> (B, C, G, G)."""
+        if self.execution == "lean":
+            # Imported here because the lean execution builds on this module.
+            from cad.models.lean_conv_adapter import lean_conv_adapter
+
+            return lean_conv_adapter(self, inputs)
         x1 = self.conv_block1(self.conv_up(divide_by_peak(inputs)))
         x2 = self.conv_block2(x1)
         x3 = self.conv_block3(x2)

@@ -1,0 +1,233 @@
+import copy
+
+import pytest
+import torch
+from golden_values import assert_close, gradient_weights
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from cad.models import lean_batch_norm
+from cad.models.conv_adapter import ConvAdapter
+from cad.models.lean_batch_norm import output_moments, patch_moments, row_bands
+from cad.models.lean_conv_adapter import convolve, grid_gradient, pool_to_grid, turned, with_halo
+from cad.training.memory import LiveStorages
+
+MIB = 2**20
+# A convolution's bias before BatchNorm moves nothing: its gradient is zero, in the plain execution plus rounding.
+REMOVED_BY_BATCH_NORM = tuple(f"conv_block{i}.conv.bias" for i in (1, 2, 3))
+
+
+@pytest.fixture(autouse=True)
+def small_bands(monkeypatch):
+    """Bands of a few rows, so that small images have several of them, the last one lower than the others."""
+    monkeypatch.setattr(lean_batch_norm, "BAND_ELEMENTS", 600)
+
+
+def plain_and_lean(channels=5, grid=4, dtype=torch.float64, seed=0):
+    """The same adapter twice, with biases and BatchNorm away from their initial values."""
+    torch.manual_seed(seed)
+    plain = ConvAdapter(channels, grid, execution="plain").to(dtype)
+    with torch.no_grad():
+        for name, value in [*plain.named_parameters(), *plain.named_buffers()]:
+            if "bn" in name or name.endswith("bias"):
+                value += (0.3 * torch.rand(value.shape)).to(value.dtype)
+    lean = copy.deepcopy(plain)
+    lean.execution = "lean"
+    return plain, lean
+
+
+def random_inputs(batch, height, width=None, dtype=torch.float64):
+    return torch.rand(batch, 6, height, width or height, generator=torch.manual_seed(1), dtype=dtype) * 255
+
+
+def run(adapter, inputs):
+    """The output, the gradients of all parameters, and the buffers after it."""
+    output = adapter(inputs)
+    (output * gradient_weights(output).to(output)).sum().backward()
+    return output.detach(), {name: p.grad for name, p in adapter.named_parameters()}, dict(adapter.named_buffers())
+
+
+def assert_equal_runs(plain, lean, inputs, tolerance, gradient_tolerance=None):
+    plain_output, plain_grads, plain_buffers = run(plain, inputs)
+    lean_output, lean_grads, lean_buffers = run(lean, inputs)
+    assert lean_output.dtype == plain_output.dtype and lean_output.is_contiguous()
+    assert_close(lean_output, plain_output, tolerance, "output")
+    largest = max(grad.abs().max().item() for grad in plain_grads.values())
+    for name, expected in plain_grads.items():
+        assert lean_grads[name].dtype == expected.dtype
+        if lean.get_submodule(name.split(".")[0]).training and name in REMOVED_BY_BATCH_NORM:
+            assert lean_grads[name].abs().max() <= 1e-12 * largest, name
+        else:
+            assert_close(lean_grads[name], expected, gradient_tolerance or tolerance, name)
+    for name, expected in plain_buffers.items():
+        assert_close(lean_buffers[name], expected, tolerance, name)
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize(("batch", "height", "width"), [(2, 24, 24), (1, 40, 40), (3, 96, 96), (1, 8, 8), (2, 32, 56)])
+def test_equals_the_plain_execution(batch, height, width, training):
+    plain, lean = plain_and_lean()
+    assert_equal_runs(plain.train(training), lean.train(training), random_inputs(batch, height, width), 1e-9)
+
+
+@pytest.mark.parametrize(("channels", "grid"), [(1, 4), (2, 1), (13, 7), (8, 64)])
+def test_equals_it_for_any_channels_and_grid(channels, grid):
+    plain, lean = plain_and_lean(channels, grid)
+    assert_equal_runs(plain, lean, random_inputs(2, 40), 1e-9)
+
+
+def test_equals_it_with_flat_channels_and_black_images():
+    inputs = random_inputs(3, 48)
+    inputs[0, 1], inputs[1], inputs[2, 3:] = 255.0, 0.0, 0.0
+    assert_equal_runs(*plain_and_lean(), inputs, 1e-9)
+
+
+def test_equals_it_in_float32():
+    plain, lean = plain_and_lean(16, dtype=torch.float32)
+    assert_equal_runs(plain, lean, random_inputs(2, 64, dtype=torch.float32), 1e-4, gradient_tolerance=1e-3)
+
+
+def test_follows_momentum_and_the_mode_of_each_batch_norm():
+    plain, lean = plain_and_lean()
+    for adapter in (plain, lean):
+        adapter.conv_block1.bn.momentum = 0.4
+        adapter.conv_block2.bn.momentum = None  # the average of all batches
+        adapter.conv_block3.eval()
+    for seed in (1, 2):
+        inputs = random_inputs(2, 32) / seed
+        assert_equal_runs(plain, lean, inputs.sqrt(), 1e-9)
+    assert lean.conv_block2.bn.num_batches_tracked == 2
+    assert lean.conv_block3.bn.num_batches_tracked == 0
+
+
+@pytest.mark.parametrize("autocast", [True, False])
+def test_bf16_is_as_close_to_float64_as_the_plain_execution(autocast):
+    exact, lean = plain_and_lean(16)
+    plain = copy.deepcopy(exact)
+    inputs = random_inputs(2, 64)
+    expected, expected_grads, _ = run(exact, inputs)
+
+    def errors(adapter):
+        adapter = adapter.to(torch.float32 if autocast else torch.bfloat16)
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
+            output, grads, _ = run(adapter, inputs.to(adapter.conv_up.weight.dtype))
+        assert output.dtype == torch.bfloat16
+        names = [name for name in grads if name.endswith("weight")]
+        assert all(grads[name].dtype == adapter.conv_up.weight.dtype for name in names)
+        distances = [(grads[n] - expected_grads[n]).norm() / expected_grads[n].norm() for n in names]
+        return torch.stack([(output - expected).norm() / expected.norm(), *distances])
+
+    lean_errors = errors(lean)
+    assert lean_errors[0] < 0.02 and lean_errors.max() < 0.15
+    assert (lean_errors <= 2 * errors(plain)).all()
+
+
+def test_frozen_parameters_get_no_gradient():
+    plain, lean = plain_and_lean()
+    for adapter in (plain, lean):
+        for name in ("conv_up.weight", "conv_block2.conv.weight", "conv_block3.bn.bias"):
+            adapter.get_parameter(name).requires_grad_(False)
+    _, plain_grads, _ = run(plain, random_inputs(1, 24))
+    _, lean_grads, _ = run(lean, random_inputs(1, 24))
+    for name, expected in plain_grads.items():
+        if expected is None:
+            assert lean_grads[name] is None, name
+        elif name not in REMOVED_BY_BATCH_NORM:
+            assert_close(lean_grads[name], expected, 1e-9, name)
+    assert not lean.requires_grad_(False)(random_inputs(1, 24)).requires_grad
+
+
+def test_without_gradients_nothing_is_kept():
+    _, lean = plain_and_lean(dtype=torch.float32)
+    inputs = random_inputs(1, 64, dtype=torch.float32)
+    with LiveStorages() as storages, torch.no_grad():
+        output = lean(inputs)
+        assert storages.current_bytes == output.nbytes
+
+
+def test_a_second_backward_is_refused_instead_of_wrong():
+    _, lean = plain_and_lean()
+    output = lean(random_inputs(1, 24)).sum()
+    output.backward(retain_graph=True)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        output.backward()
+
+
+def test_refuses_what_it_cannot_do():
+    _, lean = plain_and_lean()
+    with pytest.raises(ValueError, match="inputs of 20x24 pixels: the lean execution needs multiples of 8"):
+        lean(random_inputs(1, 20, 24))
+    with pytest.raises(ValueError, match="inputs require a gradient"):
+        lean(random_inputs(1, 24).requires_grad_())
+
+
+@pytest.fixture
+def bands_of_64_kib(small_bands, monkeypatch):
+    monkeypatch.setattr(lean_batch_norm, "BAND_ELEMENTS", 2**14)
+
+
+def peaks(execution, fake):
+    """Peak and held MiB of one step at 32 channels, batch 2, 128 pixels."""
+    with FakeTensorMode() if fake else torch.enable_grad():
+        adapter = ConvAdapter(channels=32, grid=16, execution=execution)
+        inputs = torch.rand(2, 6, 128, 128)
+        with LiveStorages() as storages:
+            output = adapter(inputs)
+            held = storages.current_bytes
+            output.sum().backward()
+    return storages.peak_bytes / MIB, held / MIB
+
+
+@pytest.mark.usefixtures("bands_of_64_kib")
+def test_keeps_and_needs_a_fraction_of_the_plain_execution():
+    lean_peak, lean_held = peaks("lean", fake=False)
+    plain_peak, plain_held = peaks("plain", fake=False)
+    # Block 2's convolution and block 2's result: 2 x 32 x (64 x 64 + 32 x 32) x 4 bytes = 1.25 MiB.
+    assert 1.25 < lean_held < 1.5
+    assert lean_held < plain_held / 12
+    assert lean_peak < plain_peak / 5
+
+
+@pytest.mark.usefixtures("bands_of_64_kib")
+@pytest.mark.parametrize("execution", ["lean", "plain"])
+def test_fake_tensors_predict_the_peak(execution):
+    fake, real = peaks(execution, fake=True), peaks(execution, fake=False)
+    assert fake == pytest.approx(real, rel=0.02)
+
+
+def test_bands_cover_all_rows_in_even_numbers():
+    assert list(row_bands(20, 100)) == [(0, 6), (6, 12), (12, 18), (18, 20)]
+    assert list(row_bands(4, 10_000)) == [(0, 2), (2, 4)]
+    assert list(row_bands(4, 1)) == [(0, 4)]
+
+
+def test_patch_moments_by_hand():
+    moments = patch_moments([torch.tensor([[1.0, 3.0], [0.0, 0.0]]), torch.tensor([[5.0], [6.0]])])
+    assert moments.samples == 3
+    assert torch.allclose(moments.mean, torch.tensor([3.0, 2.0]).double())
+    assert torch.allclose(moments.spread, torch.tensor([[8 / 3, 4.0], [4.0, 8.0]]).double())
+
+
+def test_variance_keeps_its_digits_far_from_zero():
+    outputs = [1e4 + torch.rand(16, 16, 3, generator=torch.manual_seed(0)) for _ in range(2)]
+    expected = torch.stack(outputs).double().var(dim=(0, 1, 2), correction=0)
+    assert torch.allclose(output_moments(outputs).spread, expected, rtol=1e-6)
+
+
+def test_turned_convolution_is_the_gradient():
+    torch.manual_seed(0)
+    x, weight = torch.randn(10, 6, 3).double().requires_grad_(), torch.randn(3, 3, 3, 3).double()
+    y = convolve(x, weight)
+    gradient = torch.randn_like(y)
+    y.backward(gradient)
+    for top, bottom in [(0, 4), (4, 8), (8, 10)]:
+        band = convolve(with_halo(gradient, top, bottom), turned(weight), row_padding=0)
+        assert torch.allclose(band, x.grad[top:bottom])
+
+
+@pytest.mark.parametrize("grid", [1, 3, 8, 11])
+def test_grid_gradient_is_that_of_adaptive_pooling(grid):
+    features = torch.randn(8, 6, 2).double().requires_grad_()
+    pooled = pool_to_grid(features, grid)
+    gradient = torch.randn_like(pooled)
+    pooled.backward(gradient)
+    assert torch.allclose(grid_gradient(gradient, 8, 6, 2, 6), features.grad[2:6])
