@@ -22,13 +22,11 @@ import torch
 from segment_anything.modeling.image_encoder import Attention
 from torch import Tensor, nn
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT / "code"), str(ROOT / "tests")]
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "code"))
 
-from live_storages import LiveStorages  # noqa: E402
-
-from cad.models.attention import LeanAttention  # noqa: E402
-from cad.models.sam import SAM_SIZES  # noqa: E402
+from cad.models.attention import LeanAttention
+from cad.models.sam import SAM_SIZES
+from cad.training.memory import LiveStorages
 
 EXECUTIONS = {"original": Attention, "lean": LeanAttention}
 

@@ -17,7 +17,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     def body() -> None:
         resolved = resolve_training(args)
-        from cad.training.engine import train  # imports torch: not before the flags are right
+        from cad.training.run import train  # imports torch: not before the flags are right
 
         train(resolved, "sam_adapter")
 

@@ -1,4 +1,5 @@
 import pytest
+from torch.utils.data import DataLoader, Dataset
 
 from cad.errors import MissingPathError, UserError, first_names, run_script
 
@@ -9,6 +10,19 @@ def test_a_user_error_is_one_line_and_exit_code_2(capsys):
 
     assert run_script(body) == 2
     assert capsys.readouterr().err == "error: mask.png: expected a mask\n"
+
+
+class Broken(Dataset):
+    def __getitem__(self, index):
+        raise UserError("frog.png: vanished")
+
+    def __len__(self):
+        return 1
+
+
+def test_an_error_of_a_worker_process_is_one_line_too(capsys):
+    assert run_script(lambda: list(DataLoader(Broken(), num_workers=1))) == 2
+    assert capsys.readouterr().err == "error: frog.png: vanished\n"
 
 
 def test_a_defect_keeps_its_traceback():

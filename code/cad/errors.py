@@ -20,7 +20,9 @@ def run_script(main: Callable[[], None]) -> int:
     try:
         main()
     except UserError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        # One that comes out of a worker process has the worker's traceback before its own words.
+        message = str(error).rsplit("Error: ", 1)[-1] if "in DataLoader worker" in str(error) else str(error)
+        print(f"error: {' '.join(message.split())}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("\ninterrupted", file=sys.stderr)

@@ -9,8 +9,12 @@ from typing import Any, BinaryIO
 from cad.errors import UserError
 
 
-def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
+def write_atomically(path: Path, write: Callable[[BinaryIO], object], durable: bool = True) -> None:
     """Write a file under a temporary name beside it, force it to the disk, then rename it into place.
+
+    Args:
+        write: is given the open file.
+        durable: wait until the disk has it, so that it survives a power cut too.
 
     Raises:
         UserError: the disk is full or the folder cannot be written; an older file of that name is left as it was.
@@ -19,8 +23,9 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
     try:
         with temporary.open("wb") as file:
             write(file)
-            file.flush()
-            os.fsync(file.fileno())
+            if durable:
+                file.flush()
+                os.fsync(file.fileno())
         temporary.replace(path)
     except OSError as error:
         raise UserError(f"{path}: cannot be written: {error.strerror or error}") from error

@@ -102,6 +102,14 @@ def training_parser(prog: str, description: str) -> OneLineParser:
         choices=DEMO_TASKS,
         help="train vit_demo on a built-in synthetic set; needs no data and no SAM weights",
     )
+    data.add_argument(
+        "--views",
+        type=count,
+        default=4,
+        metavar="N",
+        help="augmented views of each image, shown in turn, one an epoch; as many as epochs is training without a "
+        "cache; 0 = no augmentation (default: %(default)s)",
+    )
     _add_reading_flags(data)
 
     model = parser.add_argument_group("model")
@@ -122,9 +130,13 @@ def training_parser(prog: str, description: str) -> OneLineParser:
     training.add_argument(
         "--lr", type=positive_float, help=f"AdamW's learning rate, cosine to 0 (default: 2e-4; {DEMO_LR:g} for --demo)"
     )
+    training.add_argument(
+        "--accumulate", type=positive_int, default=1, metavar="N", help="batches a step of the optimiser (default: 1)"
+    )
     training.add_argument("--seed", type=count, default=21, metavar="N", help="seed of everything random (default: 21)")
     _add_machine_flags(training)
 
+    _add_memory_flags(parser)
     output = parser.add_argument_group("output and logging")
     add_output_dir(output)
     output.add_argument(
@@ -157,6 +169,49 @@ def training_parser(prog: str, description: str) -> OneLineParser:
     )
     original.add_argument("--local_rank", type=int, default=0, metavar="N", help="GPU of this process; unused so far")
     return parser
+
+
+def _add_memory_flags(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("memory and speed")
+    group.add_argument(
+        "--precision",
+        choices=("fp32", "bf16", "fp16"),
+        default="fp32",
+        help="autocast to this type, in encoding and in training (default: %(default)s)",
+    )
+    group.add_argument(
+        "--adapter_execution",
+        choices=("lean", "plain"),
+        default="lean",
+        help="CAD: the same function in little memory, or layer by layer as the paper writes it (default: %(default)s)",
+    )
+    group.add_argument(
+        "--grad_checkpointing",
+        action="store_true",
+        help="SAM-Adapter: run each encoder block once more in backward, which takes less memory and more time",
+    )
+    group.add_argument(
+        "--no_cache",
+        action="store_false",
+        dest="cache",
+        help="run the frozen encoder at every step instead of keeping embeddings on disk",
+    )
+    group.add_argument(
+        "--cache_dir", type=user_path, metavar="DIR", help="where embeddings are kept (default: runs/embeddings)"
+    )
+    group.add_argument(
+        "--cache_dtype",
+        choices=("fp16", "bf16", "fp32"),
+        default="fp16",
+        help="type of the embeddings on disk (default: %(default)s)",
+    )
+    group.add_argument(
+        "--encode_batch_size",
+        type=positive_int,
+        default=1,
+        metavar="N",
+        help="images at once when filling the cache (default: 1)",
+    )
 
 
 def evaluation_parser(prog: str, description: str) -> OneLineParser:
@@ -264,6 +319,9 @@ def resolve_training(args: argparse.Namespace) -> argparse.Namespace:
         raise UserError("--val_image_dir and --val_mask_dir belong together: set both or neither")
     args.epoch = args.epoch or 20
     args.lr = args.lr or 2e-4
+    from cad.models.sam import SAM_SIZES  # imports torch, which a wrong flag should not wait for
+
+    args.image_size = args.image_size or SAM_SIZES[args.model_type].image_size
     args.checkpoint = sam_checkpoint_path(args.model_type, args.checkpoint, args.output_dir / "checkpoints")
     if args.publish and Path(args.publish).name != args.publish:
         raise UserError(f"--publish {args.publish}: expected a file name without folders")

@@ -59,7 +59,7 @@ def test_borders_are_reflections_not_black():
 
 
 def test_training_order_is_shuffled_by_seed_and_epoch():
-    sampler = ViewSampler(10, seed=21, shuffle=True)
+    sampler = ViewSampler(10, seed=21, shuffle=True, views=4)
     sampler.epoch = 3
     first = list(sampler)
     assert sorted(index for index, _ in first) == list(range(10))
@@ -70,4 +70,18 @@ def test_training_order_is_shuffled_by_seed_and_epoch():
 
 
 def test_evaluation_keeps_the_order_and_shows_view_0():
-    assert list(ViewSampler(3, seed=21, shuffle=False)) == [(0, 0), (1, 0), (2, 0)]
+    sampler = ViewSampler(3, seed=21, shuffle=False)
+    assert list(sampler) == [(0, 0), (1, 0), (2, 0)]
+    assert sampler.views_shown(epochs=5) == [0]
+
+
+def test_epochs_take_turns_with_the_views():
+    sampler = ViewSampler(2, seed=21, shuffle=True, views=3)
+    shown = []
+    for sampler.epoch in range(1, 8):
+        shown.append(next(view for _, view in sampler))
+    assert shown == [1, 2, 3, 1, 2, 3, 1]
+    assert sampler.views_shown(epochs=7) == [1, 2, 3] and sampler.views_shown(epochs=2) == [1, 2]
+    plain = ViewSampler(2, seed=21, shuffle=True, views=0)
+    plain.epoch = 5
+    assert {view for _, view in plain} == {0} and plain.views_shown(epochs=5) == [0]

@@ -38,7 +38,7 @@ def test_losses_stay_finite_on_extreme_logits():
 class Constant(torch.nn.Module):
     """Predicts foreground in the left half of every image."""
 
-    def forward(self, images):
+    def forward(self, images, embeddings=None):
         logits = torch.full((len(images), 1, *images.shape[-2:]), -20.0)
         logits[..., : images.shape[-1] // 2] = 20.0
         return logits

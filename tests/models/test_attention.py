@@ -4,12 +4,12 @@ from functools import partial
 import pytest
 import torch
 from golden_values import assert_close, gradient_weights
-from live_storages import LiveStorages
 from segment_anything.modeling.image_encoder import Attention, Block
 from torch import nn
 
 from cad.models.attention import MOST_TOKENS_WITH_BIAS, LeanAttention, use_lean_attention, use_plain_attention
 from cad.models.sam import SAM_SIZES, Sam, build_random_sam
+from cad.training.memory import LiveStorages
 
 
 def build_attention(input_size, dim=24, heads=3, **options):

@@ -3,13 +3,13 @@ from functools import partial
 import pytest
 import torch
 from golden_values import assert_close, golden, gradient_weights, under
-from live_storages import LiveStorages
 from segment_anything.modeling import ImageEncoderViT
 from torch import nn
 
 from cad.models.attention import use_lean_attention
 from cad.models.sam import SAM_SIZES, build_random_sam, normalise_for_encoder
 from cad.models.sam_adapter import SamAdapterEncoder
+from cad.training.memory import LiveStorages
 
 
 def pattern(channels: int, height: int, width: int) -> torch.Tensor:

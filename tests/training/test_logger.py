@@ -82,7 +82,7 @@ def test_an_offline_run_holds_no_host_name_and_no_home(tmp_path):
     log.log({"epoch": 1, "dice": 0.5})
     log.close()
     stored = b"".join(file.read_bytes() for file in (tmp_path / "wandb").rglob("*.wandb"))
-    assert b"dice" in stored
+    assert b"hidden" in stored
     host = Path("/etc/hostname")
     if host.exists() and len(host.read_text().strip()) > 3:
         assert host.read_text().strip().encode() not in stored

@@ -116,21 +116,34 @@ class ViewDataset(Dataset[dict[str, Any]]):
 class ViewSampler(Sampler[tuple[int, int]]):
     """The order of one epoch: (index, view number) pairs.
 
-    Training shuffles by (seed, epoch) and shows view `epoch` (epochs count from 1); evaluation keeps the order and
-    shows view 0. Set `epoch` before each epoch of training.
+    Training shuffles by (seed, epoch) and shows one of the views 1 to `views`, in turn from epoch to epoch (epochs
+    count from 1); evaluation keeps the order and shows view 0. Set `epoch` before each epoch of training.
+
+    Args:
+        views: how many augmented views there are; 0 shows the images as they are.
     """
 
-    def __init__(self, length: int, seed: int, shuffle: bool) -> None:
+    def __init__(self, length: int, seed: int, shuffle: bool, views: int = 0) -> None:
         self.length = length
         self.seed = seed
         self.shuffle = shuffle
+        self.views = views
         self.epoch = 1
+
+    @property
+    def view(self) -> int:
+        """The view that this epoch shows."""
+        return 1 + (self.epoch - 1) % self.views if self.views else 0
+
+    def views_shown(self, epochs: int) -> list[int]:
+        """The different views that so many epochs show."""
+        return list(range(1, min(self.views, epochs) + 1)) if self.views and self.shuffle else [0]
 
     def __len__(self) -> int:
         return self.length
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
         if not self.shuffle:
-            return iter([(index, 0) for index in range(self.length)])
+            return iter([(index, self.view) for index in range(self.length)])
         order = np.random.default_rng([self.seed, self.epoch]).permutation(self.length)
-        return iter([(int(index), self.epoch) for index in order])
+        return iter([(int(index), self.view) for index in order])

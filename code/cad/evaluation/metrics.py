@@ -63,8 +63,9 @@ def evaluate(
     """Score a segmenter on every image of `batches`.
 
     Args:
-        segmenter: images (B, 3, S, S) -> logits (B, 1, S, S). It is left in eval mode.
-        batches: dictionaries with "image" (B, 3, S, S) uint8 and "mask" (B, 1, S, S) uint8, 0 or 1.
+        segmenter: images (B, 3, S, S) and embeddings or None -> logits (B, 1, S, S). It is left in eval mode.
+        batches: dictionaries with "image" (B, 3, S, S) uint8, "mask" (B, 1, S, S) uint8, 0 or 1, and "embedding"
+            where it is known.
         on_batch: called with each batch and its logits, to keep predictions.
 
     Returns:
@@ -73,7 +74,8 @@ def evaluate(
     segmenter.eval()
     per_image: dict[str, list[float]] = {name: [] for name in METRICS}
     for batch in batches:
-        logits = segmenter(batch["image"].to(device))
+        embeddings = batch["embedding"].to(device) if "embedding" in batch else None
+        logits = segmenter(batch["image"].to(device), embeddings).float()
         masks = batch["mask"].to(device, logits.dtype)
         scores = (binary_cross_entropy(logits, masks), iou_loss(logits, masks), *overlap(logits, masks))
         for name, values in zip(METRICS, scores, strict=True):

@@ -4,6 +4,7 @@
 |---------------|----------------------------------|-----------------------------|----------------------------|
 | `cad`         | frozen, no gradient              | 0.1 * ConvAdapter(image)    | adapter, mask decoder      |
 | `sam_adapter` | frozen, SAM-Adapter inside       | nothing                     | adapter, mask decoder      |
+| `decoder`     | frozen, no gradient              | nothing                     | mask decoder               |
 
 The prompt is one box over the whole image, so its embedding is a constant of the model, kept at batch 1.
 Source: arXiv 2409.15889; docs/METHOD.md.
@@ -14,12 +15,13 @@ from collections.abc import Iterator
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from cad.models.conv_adapter import ConvAdapter, adapter_input
 from cad.models.sam import Sam, normalise_for_encoder, resize_for_encoder
 from cad.models.sam_adapter import SamAdapterEncoder
 
-METHODS = ("cad", "sam_adapter")
+METHODS = ("cad", "sam_adapter", "decoder")
 ADAPTER_SCALE = 0.1
 
 
@@ -32,13 +34,17 @@ class Segmenter(nn.Module):
     Args:
         sam: SAM's parts with their weights; the segmenter takes them over.
         method: one of `METHODS`.
+        adapter_execution: for `cad`, "lean" or "plain": the same function in little memory, or as the paper writes it.
+        grad_checkpointing: for `sam_adapter`, run each encoder block once more in backward to save memory.
     """
 
     image_positions: Tensor  # (1, C, G, G)
     box_prompt: Tensor  # (1, 2, C)
     dense_prompt: Tensor  # (1, C, 1, 1)
 
-    def __init__(self, sam: Sam, method: str) -> None:
+    def __init__(
+        self, sam: Sam, method: str, adapter_execution: str = "lean", grad_checkpointing: bool = False
+    ) -> None:
         super().__init__()
         if method not in METHODS:
             raise ValueError(f"method {method!r}: expected one of {', '.join(METHODS)}")
@@ -50,17 +56,18 @@ class Segmenter(nn.Module):
         self.conv_adapter: ConvAdapter | None = None
         if method == "cad":
             grid = sam.prompt_encoder.image_embedding_size[0]
-            self.conv_adapter = ConvAdapter(channels=sam.prompt_encoder.embed_dim, grid=grid)
+            self.conv_adapter = ConvAdapter(sam.prompt_encoder.embed_dim, grid, execution=adapter_execution)
         elif method == "sam_adapter":
-            self.image_encoder = SamAdapterEncoder(sam.image_encoder)
+            self.image_encoder = SamAdapterEncoder(sam.image_encoder, grad_checkpointing=grad_checkpointing)
         self._freeze()
         self._embed_prompt()
 
     def _trained_modules(self) -> list[nn.Module]:
         if self.conv_adapter is not None:
             return [self.conv_adapter, self.mask_decoder]
-        assert isinstance(self.image_encoder, SamAdapterEncoder)
-        return [*self.image_encoder.adapter_layers(), self.mask_decoder]
+        if isinstance(self.image_encoder, SamAdapterEncoder):
+            return [*self.image_encoder.adapter_layers(), self.mask_decoder]
+        return [self.mask_decoder]
 
     def _freeze(self) -> None:
         self.requires_grad_(False)
@@ -103,16 +110,27 @@ class Segmenter(nn.Module):
             for name, _ in self.conv_adapter.named_buffers(prefix="conv_adapter"):
                 yield name
 
+    def drop_encoder(self) -> None:
+        """Free a frozen encoder: from here on `forward` needs embeddings."""
+        assert self.encoder_is_frozen
+        self.image_encoder = nn.Identity()
+
     def encode(self, images: Tensor) -> Tensor:
-        """Image embedding of RGB images (B, 3, S, S) in 0..255 (whole numbers) -> (B, C, G, G).
+        """Image embedding of RGB images (B, 3, S, S) in 0..255 (whole numbers) -> (B, C, G, G)."""
+        arrays = images.to("cpu", torch.uint8).permute(0, 2, 3, 1).contiguous().numpy()
+        resized = torch.stack([torch.from_numpy(resize_for_encoder(a, self.encoder_size).copy()) for a in arrays])
+        return self.encode_inputs(resized.permute(0, 3, 1, 2).to(self.image_positions.device))
+
+    def encode_inputs(self, inputs: Tensor) -> Tensor:
+        """Image embedding of images at the encoder's own size (B, 3, E, E) in 0..255 -> (B, C, G, G).
 
         Without gradient where the encoder is frozen.
         """
-        arrays = images.to("cpu", torch.uint8).permute(0, 2, 3, 1).numpy()
-        resized = torch.stack([torch.from_numpy(resize_for_encoder(a, self.encoder_size).copy()) for a in arrays])
-        inputs = resized.to(self.image_positions.device).permute(0, 3, 1, 2).to(self.image_positions.dtype)
+        if isinstance(self.image_encoder, nn.Identity):
+            raise RuntimeError("the encoder was dropped: pass embeddings")
+        inputs = normalise_for_encoder(inputs.to(self.image_positions.dtype))
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.encoder_is_frozen):
-            return self.image_encoder(normalise_for_encoder(inputs))
+            return self.image_encoder(inputs)
 
     def forward(self, images: Tensor, embeddings: Tensor | None = None) -> Tensor:
         """Mask logits of RGB images.
@@ -130,6 +148,17 @@ class Segmenter(nn.Module):
         if self.conv_adapter is not None:
             correction = self.conv_adapter(adapter_input(images.to(self.image_positions.dtype)))
             embeddings = embeddings + ADAPTER_SCALE * correction
+        if torch.is_grad_enabled() and len(embeddings) > 1:
+            # The decoder keeps 127 MiB an image for backward (ViT-B, float32). Image by image, and once more in
+            # backward, it keeps that of one image only; the decoder is a small part of a step's time.
+            each = [checkpoint(self._decode, embedding, use_reentrant=False) for embedding in embeddings.split(1)]
+            low_res_logits = torch.cat(each)
+        else:
+            low_res_logits = self._decode(embeddings)
+        return F.interpolate(low_res_logits, images.shape[-2:], mode="bilinear", align_corners=False)
+
+    def _decode(self, embeddings: Tensor) -> Tensor:
+        """(B, C, G, G) -> logits (B, 1, 4G, 4G)."""
         # Prompts stay at batch 1: SAM's decoder then broadcasts them over the batch of images.
         low_res_logits, _ = self.mask_decoder(
             image_embeddings=embeddings,
@@ -137,8 +166,8 @@ class Segmenter(nn.Module):
             sparse_prompt_embeddings=self.box_prompt,
             dense_prompt_embeddings=self.dense_prompt.expand_as(self.image_positions),
             multimask_output=False,
-        )  # (B, 1, 4G, 4G)
-        return F.interpolate(low_res_logits, images.shape[-2:], mode="bilinear", align_corners=False)
+        )
+        return low_res_logits
 
 
 def count_parameters(module: nn.Module) -> tuple[int, int]:

@@ -1,11 +1,6 @@
-"""The training loop: one engine for every method.
-
-`train` takes resolved flags and does the whole job: check the data, build the model, train, keep the best weights.
-See `fit` for the loop and `train_epoch` for what a step is.
-"""
+"""The training loop: one engine for every method. See `accumulate_gradients` for what a step is."""
 
 import argparse
-import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,28 +12,25 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from cad.datasets.demo import prepare_demo
-from cad.datasets.pairs import Pair, check_pairs, find_pairs, split_pairs
-from cad.datasets.views import ViewDataset, ViewSampler
-from cad.device import describe_memory, pick_device
-from cad.errors import UserError
+from cad.datasets.views import ViewSampler
+from cad.device import describe_memory
 from cad.evaluation.metrics import METRICS, evaluate, mean_metrics, overlap
-from cad.files import write_json
-from cad.models.sam import SAM_SIZES, load_sam
-from cad.models.segmenter import Segmenter, count_parameters
-from cad.models.weights import publish, save_weights
-from cad.training.logger import RunLog, start_run_folder
+from cad.models.segmenter import Segmenter
+from cad.models.weights import save_weights
+from cad.precision import autocast, gradient_scaler
+from cad.training.logger import RunLog
 from cad.training.losses import segmentation_losses
 
 PREVIEWED_IMAGES = 4
 
 
 @dataclass
-class Data:
-    """The pairs of a run."""
+class Loaders:
+    """Where the batches of a run come from. `sampler` decides what each epoch of training shows."""
 
-    train: list[Pair]
-    validation: list[Pair]
+    train: DataLoader[dict[str, Any]]
+    sampler: ViewSampler
+    validation: DataLoader[dict[str, Any]] | None
 
 
 @dataclass
@@ -52,78 +44,10 @@ class Best:
         return not self.scores or not validated or scores["iou"] > self.scores["iou"]
 
 
-def train(args: argparse.Namespace, method: str) -> Path:
-    """Train one method as the flags say and return the path of the weights.
-
-    Args:
-        args: resolved flags (`cad.options.resolve_training`).
-        method: one of `cad.models.segmenter.METHODS`.
-
-    Raises:
-        UserError: bad data, weights or flags; nothing has been written then, except a demo's images.
-    """
-    device = pick_device(args.device)
-    data = collect_data(args)
-    image_size = args.image_size or SAM_SIZES[args.model_type].image_size
-    if args.checkpoint == "random":
-        print("warning: SAM's weights are random: the result says nothing about the method", file=sys.stderr)
-    torch.manual_seed(args.seed)
-    sam, base = load_sam(args.model_type, args.checkpoint, args.seed)
-    segmenter = Segmenter(sam, method).to(device)
-    trainable, total = count_parameters(segmenter)
-    print(
-        f"{method}: {len(data.train)} training and {len(data.validation)} validation images at {image_size} pixels\n"
-        f"trainable params: {trainable:,} || all params: {total:,} || trainable: {100 * trainable / total:.2f} %"
-    )
-
-    folder = start_run_folder(args.output_dir)
-    weights = args.output_dir / "checkpoints" / f"{folder.name}.pth"
-    weights.parent.mkdir(parents=True, exist_ok=True)
-    settings = plain_settings(args) | {"method": method, "image_size": image_size, "device": str(device)}
-    metadata = {
-        "method": method,
-        "model_type": args.model_type,
-        "image_size": image_size,
-        "base": base.as_metadata(),
-        "demo": bool(args.demo),
-        "demo_task": args.demo,
-        "trainable_parameters": trainable,
-        "settings": settings,
-    }
-    log = RunLog(folder, settings, args.project_name, args.wandb, args.wandb_details)
-    try:
-        summary = fit(segmenter, data, args, image_size, device, log, weights, metadata)
-    finally:
-        log.close()
-    finish(summary, folder, weights, args)
-    return weights
-
-
-def collect_data(args: argparse.Namespace) -> Data:
-    """Find, check and split the pairs that the flags name."""
-    if args.demo:
-        folder = prepare_demo(args.output_dir / "runs" / "demo", args.demo)
-        print(f"demo: synthetic images in {folder}; its numbers show that the software works, not that the method does")
-        args.train_image_dir, args.train_mask_dir = folder / "train" / "image", folder / "train" / "mask"
-    pairs = find_pairs(args.train_image_dir, args.train_mask_dir, args.skip_unpaired, "train")
-    if args.val_image_dir:
-        data = Data(pairs, find_pairs(args.val_image_dir, args.val_mask_dir, args.skip_unpaired, "val"))
-    else:
-        data = Data(*split_pairs(pairs, args.val_fraction, args.seed))
-    if args.batch_size > len(data.train):
-        raise UserError(
-            f"--batch_size {args.batch_size}: larger than the data set of {len(data.train)} training images"
-            + (f" (of {len(pairs)}, {len(data.validation)} are for validation)" if data.validation else "")
-        )
-    check_pairs(data.train + data.validation)
-    return data
-
-
 def fit(
     segmenter: Segmenter,
-    data: Data,
+    loaders: Loaders,
     args: argparse.Namespace,
-    image_size: int,
     device: torch.device,
     log: RunLog,
     weights: Path,
@@ -134,86 +58,111 @@ def fit(
     Returns:
         The run's summary: best epoch, its scores, seconds per epoch, peak memory.
     """
-    sampler = ViewSampler(len(data.train), args.seed, shuffle=True)
-    train_batches = make_loader(data.train, image_size, args, sampler, device)
-    validation_batches = make_loader(
-        data.validation, image_size, args, ViewSampler(len(data.validation), args.seed, shuffle=False), device
-    )
-    trained = [parameter for parameter in segmenter.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.AdamW(trained, lr=args.lr)
+    optimizer = make_optimizer(segmenter, args.lr)
+    scaler = gradient_scaler(args.precision, device)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=args.epoch)
+    scored_on = "validation" if loaders.validation else "training"
     best, epoch_seconds = Best(), []
     for epoch in range(1, args.epoch + 1):
-        sampler.epoch = epoch
+        loaders.sampler.epoch = epoch
         started = time.perf_counter()
         learning_rate = optimizer.param_groups[0]["lr"]
-        with tqdm(train_batches, desc=f"epoch {epoch}/{args.epoch}", leave=False) as progress:
-            train_scores = train_epoch(segmenter, progress, optimizer, device)
+        with tqdm(loaders.train, desc=f"epoch {epoch}/{args.epoch}", leave=False) as progress:
+            train_scores = train_epoch(segmenter, progress, len(loaders.sampler), optimizer, scaler, args, device)
         schedule.step()
         epoch_seconds.append(time.perf_counter() - started)
 
         scores = train_scores
-        if data.validation:
+        if loaders.validation:
             preview = Preview(PREVIEWED_IMAGES)
-            scores = mean_metrics(evaluate(segmenter, validation_batches, device, preview.keep))
+            with autocast(args.precision, device):
+                scores = mean_metrics(evaluate(segmenter, loaders.validation, device, preview.keep))
             log.log_images("predictions", preview.pictures, epoch)
-        if best.is_beaten_by(scores, validated=bool(data.validation)):
+        if best.is_beaten_by(scores, validated=loaders.validation is not None):
             best = Best(epoch, scores)
-            kept_metrics = {"on": "validation" if data.validation else "training", "epoch": epoch, **scores}
+            kept_metrics = {"on": scored_on, "epoch": epoch, **scores}
             seconds = float(np.mean(epoch_seconds))
             save_weights(weights, segmenter, metadata | {"metrics": kept_metrics, "seconds_per_epoch": seconds})
         record: dict[str, Any] = {"epoch": epoch, "train": train_scores, "learning_rate": learning_rate}
-        if data.validation:
+        if loaders.validation:
             record["validation"] = scores
         log.log(record | {"seconds": epoch_seconds[-1]})
         print(epoch_line(record, args.epoch, epoch_seconds[-1], kept=best.epoch == epoch))
     return {
-        "metrics": {"on": "validation" if data.validation else "training", "epoch": best.epoch, **best.scores},
+        "metrics": {"on": scored_on, "epoch": best.epoch, **best.scores},
         "seconds_per_epoch": float(np.mean(epoch_seconds)),
         "peak_memory": describe_memory(device),
         **{key: metadata[key] for key in ("method", "model_type", "demo", "trainable_parameters")},
     }
 
 
-def make_loader(
-    pairs: list[Pair], image_size: int, args: argparse.Namespace, sampler: ViewSampler, device: torch.device
-) -> DataLoader[dict[str, Any]]:
-    """Batches of views, read by worker processes that live as long as the loader."""
-    return DataLoader(
-        ViewDataset(pairs, image_size, args.seed),
-        batch_size=args.batch_size,
-        sampler=sampler,  # gives (index, view) pairs
-        num_workers=args.num_workers,
-        persistent_workers=args.num_workers > 0,
-        pin_memory=device.type == "cuda",
-    )
+def make_optimizer(segmenter: Segmenter, learning_rate: float) -> torch.optim.Optimizer:
+    """AdamW with PyTorch's defaults over what is trained."""
+    return torch.optim.AdamW([p for p in segmenter.parameters() if p.requires_grad], lr=learning_rate)
 
 
 def train_epoch(
-    segmenter: Segmenter, batches: "tqdm[dict[str, Any]]", optimizer: torch.optim.Optimizer, device: torch.device
+    segmenter: Segmenter,
+    batches: "tqdm[dict[str, Any]]",
+    images_in_epoch: int,
+    optimizer: torch.optim.Optimizer,
+    scaler: torch.amp.GradScaler,
+    args: argparse.Namespace,
+    device: torch.device,
 ) -> dict[str, float]:
-    """One pass over the training data: one optimiser step a batch.
+    """One pass over the training data: one optimiser step every `args.accumulate` batches.
 
     Returns:
         For each name in `METRICS` its mean over the images, as they were when their step was taken.
     """
     segmenter.train()
     sums, images_seen = dict.fromkeys(METRICS, 0.0), 0
-    for batch in batches:
-        images, masks = batch["image"].to(device), batch["mask"].to(device)
-        logits = segmenter(images)
-        bce, iou_loss = segmentation_losses(logits, masks)
-        loss = (bce + iou_loss).mean()
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-
-        logits = logits.detach()
-        for name, values in zip(METRICS, (bce, iou_loss, *overlap(logits, masks.to(logits.dtype))), strict=True):
+    for number, batch in enumerate(batches):
+        if number % args.accumulate == 0:
+            images_in_step = min(args.accumulate * args.batch_size, images_in_epoch - images_seen)
+            optimizer.zero_grad()
+        scores = accumulate_gradients(segmenter, to_device(batch, device), images_in_step, scaler, args.precision)
+        images_seen += len(batch["image"])
+        if (number + 1) % args.accumulate == 0 or images_seen == images_in_epoch:
+            scaler.step(optimizer)
+            scaler.update()
+        for name, values in scores.items():
             sums[name] += values.sum().item()
-        images_seen += len(images)
         batches.set_postfix(loss=f"{(sums['bce'] + sums['iou_loss']) / images_seen:.4f}")
     return {name: value / images_seen for name, value in sums.items()}
+
+
+def to_device(batch: dict[str, Any], device: torch.device) -> dict[str, Any]:
+    """The batch with its tensors on the device."""
+    return {
+        name: value.to(device, non_blocking=True) if isinstance(value, Tensor) else value
+        for name, value in batch.items()
+    }
+
+
+def accumulate_gradients(
+    segmenter: Segmenter,
+    batch: dict[str, Any],
+    images_in_step: int,
+    scaler: torch.amp.GradScaler,
+    precision: str,
+) -> dict[str, Tensor]:
+    """Forward and backward of one batch, adding to the gradients its share of a step over `images_in_step` images.
+
+    Args:
+        batch: "image" (B, 3, S, S) uint8, "mask" (B, 1, S, S) uint8, and "embedding" (B, C, G, G) unless the segmenter
+            has its encoder; on the segmenter's device.
+
+    Returns:
+        For each name in `METRICS` its value for each image, (B,).
+    """
+    with autocast(precision, batch["image"].device):
+        logits = segmenter(batch["image"], batch.get("embedding"))
+    bce, iou_loss = segmentation_losses(logits, batch["mask"])
+    scaler.scale((bce + iou_loss).sum() / images_in_step).backward()
+    logits = logits.detach()
+    scores = (bce.detach(), iou_loss.detach(), *overlap(logits, batch["mask"].to(logits.dtype)))
+    return dict(zip(METRICS, scores, strict=True))
 
 
 class Preview:
@@ -239,28 +188,3 @@ def epoch_line(record: dict[str, Any], epochs: int, seconds: float, kept: bool) 
         line += f"  | val dice {validation['dice']:.4f}  iou {validation['iou']:.4f}"
         line += " *" if kept else "  "
     return f"{line}  | lr {record['learning_rate']:.2e}  {seconds:.1f} s"
-
-
-def finish(summary: dict[str, Any], folder: Path, weights: Path, args: argparse.Namespace) -> None:
-    """Write the summary, publish the weights under their well-known name, and say where everything is."""
-    summary["weights"] = f"checkpoints/{weights.name}"
-    if args.publish:
-        kept = publish(weights, weights.with_name(args.publish))
-        if kept:
-            print(f"not copied to checkpoints/{args.publish}: {kept}", file=sys.stderr)
-        else:
-            summary["published"] = f"checkpoints/{args.publish}"
-    write_json(folder / "summary.json", summary)
-    print(f"weights: {weights}" + (f" and {args.publish}" if "published" in summary else ""))
-    print(f"log:     {folder}")
-
-
-def plain_settings(args: argparse.Namespace) -> dict[str, Any]:
-    """The flags as plain values; paths in the home folder start with `~`, so that no user name is kept."""
-
-    def plain(value: Any) -> Any:
-        text = str(value) if isinstance(value, Path) else value
-        home = str(Path.home())
-        return text.replace(home, "~", 1) if isinstance(text, str) and text.startswith(home) else text
-
-    return {name: plain(value) for name, value in sorted(vars(args).items())}

@@ -29,12 +29,14 @@ class LiveStorages(TorchDispatchMode):
     Attributes:
         current_bytes: bytes alive now.
         peak_bytes: most bytes alive at once so far.
+        largest_bytes: size of the largest storage made so far.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.current_bytes = 0
         self.peak_bytes = 0
+        self.largest_bytes = 0
         self._counted = WeakIdKeyDictionary()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -50,6 +52,7 @@ class LiveStorages(TorchDispatchMode):
         self._counted[storage] = size
         self.current_bytes += size
         self.peak_bytes = max(self.peak_bytes, self.current_bytes)
+        self.largest_bytes = max(self.largest_bytes, size)
         weakref.finalize(storage, self._free, size)
 
     def _free(self, size: int) -> None:

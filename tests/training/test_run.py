@@ -5,9 +5,11 @@ import torch
 from conftest import write_pairs
 
 from cad.errors import UserError
+from cad.models.segmenter import METHODS
 from cad.models.weights import load_segmenter, read_weights
 from cad.options import resolve_training, training_parser
-from cad.training.engine import Best, train
+from cad.training.engine import Best
+from cad.training.run import build_segmenter, collect_data, embed, make_loaders, train
 
 
 def resolved(folders, output, *flags):
@@ -26,7 +28,7 @@ def without_times(records):
     return [{key: value for key, value in record.items() if key != "seconds"} for record in records]
 
 
-@pytest.mark.parametrize("method", ["cad", "sam_adapter"])
+@pytest.mark.parametrize("method", METHODS)
 def test_two_runs_give_identical_numbers_and_weights(pair_folders, tmp_path, method):
     states = []
     for name in ("a", "b"):
@@ -40,6 +42,59 @@ def test_workers_do_not_change_a_number(pair_folders, tmp_path):
     train(resolved(pair_folders, tmp_path / "a"), "cad")
     train(resolved(pair_folders, tmp_path / "b", "--num_workers", "2"), "cad")
     assert without_times(log_of(tmp_path / "a")) == without_times(log_of(tmp_path / "b"))
+
+
+@pytest.mark.parametrize("method", ["cad", "decoder"])
+def test_a_cached_run_equals_an_uncached_one(pair_folders, tmp_path, method):
+    flags = ["--epoch", "3", "--views", "3", "--cache_dtype", "fp32"]
+    train(resolved(pair_folders, tmp_path / "a", *flags), method)
+    train(resolved(pair_folders, tmp_path / "b", *flags, "--no_cache", "--batch_size", "2"), method)
+    for cached, uncached in zip(log_of(tmp_path / "a"), log_of(tmp_path / "b"), strict=True):
+        for part in ("train", "validation"):
+            assert cached[part] == pytest.approx(uncached[part], rel=1e-6, abs=1e-6)
+
+
+def test_a_second_run_encodes_nothing_and_neither_does_another_method(pair_folders, tmp_path, capsys):
+    train(resolved(pair_folders, tmp_path, "--views", "1"), "cad")
+    assert "encoded 6 views, 0 were in the cache" in capsys.readouterr().out
+    train(resolved(pair_folders, tmp_path, "--views", "1"), "decoder")
+    assert "encoded 0 views, 6 were in the cache" in capsys.readouterr().out
+    assert embed(resolved(pair_folders, tmp_path, "--views", "1")) == 0
+    assert embed(resolved(pair_folders, tmp_path, "--views", "2")) == 5  # the second views of five training images
+
+
+def test_the_encoder_is_gone_before_training_starts(pair_folders, tmp_path):
+    args = resolved(pair_folders, tmp_path)
+    segmenter, base = build_segmenter(args, "cad", torch.device("cpu"))
+    make_loaders(segmenter, base, collect_data(args), args, torch.device("cpu"))
+    assert not list(segmenter.image_encoder.parameters())
+    with pytest.raises(RuntimeError, match="the encoder was dropped"):
+        segmenter.encode(torch.zeros(1, 3, 32, 32, dtype=torch.uint8))
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+@pytest.mark.parametrize("method", METHODS)
+def test_half_precision_trains_close_to_full_precision(pair_folders, tmp_path, method, precision):
+    train(resolved(pair_folders, tmp_path / "a"), method)
+    train(resolved(pair_folders, tmp_path / "b", "--precision", precision), method)
+    for full, half in zip(log_of(tmp_path / "a"), log_of(tmp_path / "b"), strict=True):
+        assert half["train"]["bce"] == pytest.approx(full["train"]["bce"], rel=0.05)
+
+
+@pytest.mark.parametrize("method", ["sam_adapter", "decoder"])  # BatchNorm sees the smaller batch
+def test_accumulated_batches_equal_one_large_batch(pair_folders, tmp_path, method):
+    flags = ["--val_fraction", "0"]
+    train(resolved(pair_folders, tmp_path / "a", *flags, "--batch_size", "4"), method)
+    train(resolved(pair_folders, tmp_path / "b", *flags, "--batch_size", "2", "--accumulate", "2"), method)
+    for large, accumulated in zip(log_of(tmp_path / "a"), log_of(tmp_path / "b"), strict=True):
+        assert accumulated["train"]["bce"] == pytest.approx(large["train"]["bce"], rel=1e-5)
+
+
+def test_lean_and_plain_adapters_train_alike(pair_folders, tmp_path):
+    for execution in ("lean", "plain"):
+        train(resolved(pair_folders, tmp_path / execution, "--adapter_execution", execution), "cad")
+    for lean, plain in zip(log_of(tmp_path / "lean"), log_of(tmp_path / "plain"), strict=True):
+        assert lean["train"]["bce"] == pytest.approx(plain["train"]["bce"], rel=1e-4)
 
 
 def test_the_log_has_losses_metrics_and_the_rate_of_every_epoch(pair_folders, tmp_path):

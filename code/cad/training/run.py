@@ -1,0 +1,184 @@
+"""One training run from flags to weights: check the data, build the model, train, keep what is worth keeping."""
+
+import argparse
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from cad.datasets.demo import prepare_demo
+from cad.datasets.pairs import Pair, check_pairs, find_pairs, split_pairs
+from cad.datasets.views import ViewDataset, ViewSampler
+from cad.device import pick_device
+from cad.errors import UserError
+from cad.files import write_json
+from cad.models.sam import BaseWeights, load_sam
+from cad.models.segmenter import Segmenter, count_parameters
+from cad.models.weights import publish
+from cad.precision import halve_frozen_weights, pick_precision
+from cad.training.encoding import fill_cache, with_embeddings
+from cad.training.engine import Loaders, fit
+from cad.training.logger import RunLog, start_run_folder
+
+
+@dataclass
+class Data:
+    """The pairs of a run."""
+
+    train: list[Pair]
+    validation: list[Pair]
+
+
+def train(args: argparse.Namespace, method: str) -> Path:
+    """Train one method as the flags say and return the path of the weights.
+
+    Args:
+        args: resolved flags (`cad.options.resolve_training`).
+        method: one of `cad.models.segmenter.METHODS`.
+
+    Raises:
+        UserError: bad data, weights or flags; nothing has been written then, except a demo's images.
+    """
+    device = pick_device(args.device)
+    args.precision = pick_precision(args.precision, device)
+    data = collect_data(args)
+    if args.batch_size > len(data.train):
+        raise UserError(
+            f"--batch_size {args.batch_size}: larger than the data set of {len(data.train)} training images"
+            + (f" ({len(data.validation)} more are for validation)" if data.validation else "")
+        )
+    segmenter, base = build_segmenter(args, method, device)
+    trainable, total = count_parameters(segmenter)
+    print(
+        f"{method}: {len(data.train)} training and {len(data.validation)} validation images "
+        f"at {args.image_size} pixels\n"
+        f"trainable params: {trainable:,} || all params: {total:,} || trainable: {100 * trainable / total:.2f} %"
+    )
+
+    folder = start_run_folder(args.output_dir)
+    weights = args.output_dir / "checkpoints" / f"{folder.name}.pth"
+    weights.parent.mkdir(parents=True, exist_ok=True)
+    settings = plain_settings(args) | {"method": method, "device": str(device)}
+    metadata = {
+        "method": method,
+        "model_type": args.model_type,
+        "image_size": args.image_size,
+        "base": base.as_metadata(),
+        "demo": bool(args.demo),
+        "demo_task": args.demo,
+        "trainable_parameters": trainable,
+        "settings": settings,
+    }
+    log = RunLog(folder, settings, args.project_name, args.wandb, args.wandb_details)
+    try:
+        loaders = make_loaders(segmenter, base, data, args, device)
+        summary = fit(segmenter, loaders, args, device, log, weights, metadata)
+    finally:
+        log.close()
+    finish(summary, folder, weights, args)
+    return weights
+
+
+def embed(args: argparse.Namespace) -> int:
+    """Fill the embedding cache for the flags of a training run; return how many views had to be encoded.
+
+    Raises:
+        UserError: bad data, weights or flags, or a full disk.
+    """
+    device = pick_device(args.device)
+    args.precision = pick_precision(args.precision, device)
+    data = collect_data(args)
+    segmenter, base = build_segmenter(args, "decoder", device)
+    return fill_cache(segmenter, base, view_orders(data, args), args, device)
+
+
+def collect_data(args: argparse.Namespace) -> Data:
+    """Find, check and split the pairs that the flags name."""
+    if args.demo:
+        folder = prepare_demo(args.output_dir / "runs" / "demo", args.demo)
+        print(f"demo: synthetic images in {folder}; its numbers show that the software works, not that the method does")
+        args.train_image_dir, args.train_mask_dir = folder / "train" / "image", folder / "train" / "mask"
+    pairs = find_pairs(args.train_image_dir, args.train_mask_dir, args.skip_unpaired, "train")
+    if args.val_image_dir:
+        data = Data(pairs, find_pairs(args.val_image_dir, args.val_mask_dir, args.skip_unpaired, "val"))
+    else:
+        data = Data(*split_pairs(pairs, args.val_fraction, args.seed))
+    check_pairs(data.train + data.validation)
+    return data
+
+
+def build_segmenter(args: argparse.Namespace, method: str, device: torch.device) -> tuple[Segmenter, BaseWeights]:
+    """SAM with the adapter of the method, the same for the same seed, on the device."""
+    if args.checkpoint == "random":
+        print("warning: SAM's weights are random: the result says nothing about the method", file=sys.stderr)
+    torch.manual_seed(args.seed)
+    sam, base = load_sam(args.model_type, args.checkpoint, args.seed)
+    segmenter = Segmenter(sam, method, args.adapter_execution, args.grad_checkpointing)
+    halve_frozen_weights(segmenter.image_encoder, args.precision)
+    return segmenter.to(device), base
+
+
+def make_loaders(
+    segmenter: Segmenter, base: BaseWeights, data: Data, args: argparse.Namespace, device: torch.device
+) -> Loaders:
+    """Loaders of training and validation batches.
+
+    Where the encoder is frozen and the cache is on, every embedding is made here, and the encoder is freed.
+    """
+    orders = view_orders(data, args)
+    datasets: list[Dataset[dict[str, Any]]] = [views for views, _ in orders]
+    if segmenter.encoder_is_frozen and args.cache:
+        fill_cache(segmenter, base, orders, args, device)
+        datasets = [with_embeddings(views, segmenter, base, args) for views, _ in orders]
+        segmenter.drop_encoder()
+    train, validation = (
+        DataLoader(
+            views,
+            batch_size=args.batch_size,
+            sampler=order,  # gives (index, view) pairs
+            num_workers=args.num_workers,
+            persistent_workers=args.num_workers > 0,
+            pin_memory=device.type == "cuda",
+        )
+        for views, (_, order) in zip(datasets, orders, strict=True)
+    )
+    return Loaders(train, orders[0][1], validation if data.validation else None)
+
+
+def view_orders(data: Data, args: argparse.Namespace) -> list[tuple[ViewDataset, ViewSampler]]:
+    """The views of training and of validation, each with the order in which they are shown."""
+    return [
+        (
+            ViewDataset(pairs, args.image_size, args.seed),
+            ViewSampler(len(pairs), args.seed, shuffle=training, views=args.views if training else 0),
+        )
+        for pairs, training in ((data.train, True), (data.validation, False))
+    ]
+
+
+def finish(summary: dict[str, Any], folder: Path, weights: Path, args: argparse.Namespace) -> None:
+    """Write the summary, publish the weights under their well-known name, and say where everything is."""
+    summary["weights"] = f"checkpoints/{weights.name}"
+    if args.publish:
+        kept = publish(weights, weights.with_name(args.publish))
+        if kept:
+            print(f"not copied to checkpoints/{args.publish}: {kept}", file=sys.stderr)
+        else:
+            summary["published"] = f"checkpoints/{args.publish}"
+    write_json(folder / "summary.json", summary)
+    print(f"weights: {weights}" + (f" and {args.publish}" if "published" in summary else ""))
+    print(f"log:     {folder}")
+
+
+def plain_settings(args: argparse.Namespace) -> dict[str, Any]:
+    """The flags as plain values; paths in the home folder start with `~`, so that no user name is kept."""
+
+    def plain(value: Any) -> Any:
+        text = str(value) if isinstance(value, Path) else value
+        home = str(Path.home())
+        return text.replace(home, "~", 1) if isinstance(text, str) and text.startswith(home) else text
+
+    return {name: plain(value) for name, value in sorted(vars(args).items())}
