@@ -27,7 +27,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
-from torch.nn.grad import conv2d_weight
 
 from cad.models.conv_adapter import NEGATIVE_SLOPE, divide_by_peak
 from cad.models.lean_batch_norm import (
@@ -231,14 +230,19 @@ def with_halo(features: Tensor, top: int, bottom: int) -> Tensor:
     return F.pad(features[above:below], (0, 0, 0, 0, *missing)) if any(missing) else features[above:below]
 
 
-def turned_weight_gradient(halo: Tensor, turned_weight: Tensor, features: Tensor) -> Tensor:
+def turned_weight_gradient(halo: Tensor, features: Tensor) -> Tensor:
     """The gradient of `turned(weight)` from a band of the convolution's input and the gradient of all it reaches.
 
     <y gradient, convolve(x, weight)> = <convolve(y gradient, turned weight), x>, so it is the weight gradient of the
     turned convolution. This way round the halo is on the gradient, which is in memory, and not on x, which is not.
+    One matrix product a tap: on a CPU that is faster than PyTorch's own weight gradient.
     """
-    halo, features = channels_first(halo), channels_first(features)
-    return conv2d_weight(halo, turned_weight.shape, features, padding=(0, DILATION), dilation=DILATION)
+    rows, width, channels = features.shape
+    halo = F.pad(halo, (0, 0, DILATION, DILATION))
+    pixels = features.reshape(-1, channels).T
+    offsets = (0, DILATION, 2 * DILATION)
+    taps = [pixels @ halo[y : y + rows, x : x + width].reshape(-1, channels) for y in offsets for x in offsets]
+    return torch.stack(taps, dim=-1).view(channels, channels, 3, 3)
 
 
 def add_activation(x: Tensor, y: Tensor, norm: Normalisation) -> None:
@@ -344,7 +348,7 @@ def third_block_backward(
     for i, (x, grad_y3) in enumerate(zip(x2, y3, strict=True)):
         for top, bottom in bands_of(x):
             halo = with_halo(grad_y3, top, bottom)
-            grad_weight += turned_weight_gradient(halo, back, x[top:bottom])
+            grad_weight += turned_weight_gradient(halo, x[top:bottom])
             gradient = convolve(halo, back, row_padding=0)
             add_pool_gradient(gradient, grad_x3(i, top // 2, bottom // 2))
             gradient += grid_gradient(grad_totals[i], height, width, top, bottom)
@@ -377,7 +381,7 @@ def first_block_backward(
             patches, pooled_image = patches_of(padded, 2 * top, 2 * bottom), pooled_rows(padded, top, bottom)
             activation = first.activation(patches)
             halo = with_halo(grad_y, top, bottom)
-            grad_back += turned_weight_gradient(halo, back, first.output(activation, pooled_image))
+            grad_back += turned_weight_gradient(halo, first.output(activation, pooled_image))
             gradient = convolve(halo, back, row_padding=0)
             add_pool_gradient(gradient, grad_x[top // 2 : bottom // 2])
             gradient += grid_gradient(grad_total, height, width, top, bottom)
