@@ -89,7 +89,7 @@ def test_a_folder_that_cannot_be_made_names_the_flag(tmp_path):
 def test_only_missing_embeddings_have_an_encoder_input(tmp_path, pair_folders):
     views = ViewDataset(find_pairs(*pair_folders), image_size=4, seed=21)
     cache = cache_in(tmp_path / "cache")
-    missing = MissingEmbeddings(views, [(0, 0), (1, 0), (1, 2)], cache, same_size)
+    missing = MissingEmbeddings(views, [(0, 0), (1, 0), (2, 0)], cache, same_size)
     items = [missing[position] for position in range(3)]
     assert torch.equal(items[1]["encoder_input"], views[(1, 0)]["image"])
     cache.store(items[1]["key"], torch.ones(SHAPE))

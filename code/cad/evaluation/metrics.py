@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from cad.precision import autocast
+
 SMOOTH = 1e-3  # keeps empty masks defined: an empty prediction of an empty mask scores 1
 METRICS = ("bce", "iou_loss", "dice", "iou")
 
@@ -58,6 +60,7 @@ def evaluate(
     segmenter: nn.Module,
     batches: Iterable[dict[str, Any]],
     device: torch.device,
+    precision: str = "fp32",
     on_batch: Callable[[dict[str, Any], Tensor], None] | None = None,
 ) -> dict[str, list[float]]:
     """Score a segmenter on every image of `batches`.
@@ -66,6 +69,7 @@ def evaluate(
         segmenter: images (B, 3, S, S) and embeddings or None -> logits (B, 1, S, S). It is left in eval mode.
         batches: dictionaries with "image" (B, 3, S, S) uint8, "mask" (B, 1, S, S) uint8, 0 or 1, and "embedding"
             where it is known.
+        precision: what the segmenter runs in; the scores are computed in float32.
         on_batch: called with each batch and its logits, to keep predictions.
 
     Returns:
@@ -75,7 +79,8 @@ def evaluate(
     per_image: dict[str, list[float]] = {name: [] for name in METRICS}
     for batch in batches:
         embeddings = batch["embedding"].to(device) if "embedding" in batch else None
-        logits = segmenter(batch["image"].to(device), embeddings).float()
+        with autocast(precision, device):
+            logits = segmenter(batch["image"].to(device), embeddings).float()
         masks = batch["mask"].to(device, logits.dtype)
         scores = (binary_cross_entropy(logits, masks), iou_loss(logits, masks), *overlap(logits, masks))
         for name, values in zip(METRICS, scores, strict=True):

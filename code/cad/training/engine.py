@@ -75,8 +75,8 @@ def fit(
         scores = train_scores
         if loaders.validation:
             preview = Preview(PREVIEWED_IMAGES)
-            with autocast(args.precision, device):
-                scores = mean_metrics(evaluate(segmenter, loaders.validation, device, preview.keep))
+            per_image = evaluate(segmenter, loaders.validation, device, args.precision, preview.keep)
+            scores = mean_metrics(per_image)
             log.log_images("predictions", preview.pictures, epoch)
         if best.is_beaten_by(scores, validated=loaders.validation is not None):
             best = Best(epoch, scores)
