@@ -60,8 +60,8 @@ def draw_camouflage(random: np.random.Generator) -> tuple[np.ndarray, np.ndarray
     """A camouflaged blob: image (256, 256, 3) and mask (256, 256), uint8."""
     texture = _texture(random)
     background = _crop(texture, random)
-    finer = cv2.resize(texture, None, fx=(grain := random.uniform(0.55, 0.7)), fy=grain, interpolation=cv2.INTER_AREA)
-    patch = np.rot90(_crop(finer, random), int(random.integers(1, 4))) + random.uniform(-12, 12)
+    finer = cv2.resize(texture, None, fx=(grain := random.uniform(0.5, 0.6)), fy=grain, interpolation=cv2.INTER_AREA)
+    patch = np.rot90(_crop(finer, random), int(random.integers(1, 4))) + random.choice([-1, 1]) * random.uniform(10, 20)
     alpha, mask = _blob(random, softness=1.0)
     blended = background * (1 - alpha) + patch * alpha
     return _tint(blended, random), mask
@@ -83,17 +83,17 @@ def _texture(random: np.random.Generator) -> np.ndarray:
 
 
 def _crop(texture: np.ndarray, random: np.random.Generator) -> np.ndarray:
-    top, left = random.integers(0, texture.shape[0] - SIDE, size=2)
+    top, left = random.integers(0, texture.shape[0] - SIDE + 1, size=2)
     return texture[top : top + SIDE, left : left + SIDE]
 
 
 def _blob(random: np.random.Generator, softness: float) -> tuple[np.ndarray, np.ndarray]:
     """A smooth random outline: coverage (256, 256) in 0..1 and the mask where it is above one half."""
     angles = np.linspace(0, 2 * np.pi, 120, endpoint=False)
-    radius = np.full_like(angles, random.uniform(40, 75))
+    radius = np.full_like(angles, random.uniform(50, 80))
     for wave in range(2, 6):
         radius *= 1 + random.uniform(-0.25, 0.25) / wave * np.cos(wave * angles + random.uniform(0, 2 * np.pi))
-    centre = random.uniform(80, SIDE - 80, size=2)
+    centre = random.uniform(85, SIDE - 85, size=2)
     outline = np.stack([centre[0] + radius * np.cos(angles), centre[1] + radius * np.sin(angles)], axis=1)
     hard = np.zeros((SIDE, SIDE), np.uint8)
     cv2.fillPoly(hard, [outline.round().astype(np.int32)], (1,))
