@@ -1,11 +1,15 @@
 """The scripts in-process, as their main functions: what a user gets, and what bad input gets."""
 
+import errno
 import shutil
+from pathlib import Path
 
+import embed
 import evaluate
 import numpy as np
 import pytest
 import run_cad
+import run_decoder
 import run_sa
 import summarize
 import torch
@@ -15,7 +19,7 @@ from PIL import Image
 from cad.models.sam import SAM_SIZES, build_random_sam
 from cad.models.weights import read_weights
 
-SCRIPTS = {"cad": run_cad, "sam_adapter": run_sa}
+SCRIPTS = {"cad": run_cad, "sam_adapter": run_sa, "decoder": run_decoder}
 FAST = ["--num_workers", "0", "--device", "cpu"]
 SMALL = ["--model_type", "vit_demo", "--image_size", "32", "--batch_size", "2", "--epoch", "1"]
 SMALL += ["--wandb", "disabled", *FAST]
@@ -37,7 +41,7 @@ def changed(flags, name, value):
 def test_training_writes_weights_log_and_the_well_known_name(flags, tmp_path, method, capsys):
     assert SCRIPTS[method].main([*flags, "--publish", "mine.pth"]) == 0
     out = capsys.readouterr().out
-    (run,) = (tmp_path / "out" / "runs").iterdir()
+    (run,) = [file.parent for file in (tmp_path / "out" / "runs").glob("*/args.json")]
     assert {file.name for file in run.iterdir()} >= {"args.json", "log.jsonl", "summary.json"}
     checkpoints = tmp_path / "out" / "checkpoints"
     assert {file.name for file in checkpoints.iterdir()} == {f"{run.name}.pth", "mine.pth"}
@@ -63,6 +67,44 @@ def test_evaluation_and_summary_print_one_row_a_method(flags, pair_folders, tmp_
     table = capsys.readouterr().out.splitlines()
     assert table[0] == "6 test images, scored at 32 pixels, means over images"
     assert [line.split()[0] for line in table[3:]] == ["cad", "sam_adapter"]
+
+
+def test_embedding_ahead_leaves_nothing_to_encode_for_cad_and_decoder(flags, tmp_path, capsys):
+    assert embed.main(flags) == 0
+    assert not (tmp_path / "out" / "checkpoints").exists()
+    assert "embeddings: 6 of 0.03 MiB in fp16" in capsys.readouterr().out
+    for script in (run_cad, run_decoder):
+        assert script.main(flags) == 0
+        assert "encoded 0 views, 6 were in the cache" in capsys.readouterr().out
+
+
+def test_a_damaged_embedding_is_made_again(flags, tmp_path, capsys):
+    assert embed.main(flags) == 0
+    entry = sorted((tmp_path / "out" / "runs" / "embeddings").rglob("*.embedding"))[0]
+    whole = entry.read_bytes()
+    entry.write_bytes(whole[:100] + b"?" + whole[101:])
+    capsys.readouterr()
+    assert embed.main(flags) == 0
+    assert "encoded 1 views, 5 were in the cache" in capsys.readouterr().out
+    assert entry.read_bytes() == whole
+
+
+def test_a_full_disk_ends_the_run_with_one_line_and_the_cache_stays_usable(flags, capsys, monkeypatch):
+    rename, stored = Path.replace, []
+
+    def rename_until_full(self, target):
+        if len(stored) == 2:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        stored.append(target)
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "replace", rename_until_full)
+    assert embed.main(flags) == 2
+    errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1 and errors[0].endswith("cannot be written: No space left on device")
+    monkeypatch.undo()
+    assert embed.main(flags) == 0
+    assert "encoded 4 views, 2 were in the cache" in capsys.readouterr().out
 
 
 # What bad input gets: one line, exit code 2, nothing written.
