@@ -49,6 +49,9 @@ class Segmenter(nn.Module):
         if method not in METHODS:
             raise ValueError(f"method {method!r}: expected one of {', '.join(METHODS)}")
         self.method = method
+        # The decoder keeps 127 MiB an image for backward (SAM's own, float32). Image by image, and once more in
+        # backward, it keeps that of one image only; the decoder is a small part of a step's time.
+        self.checkpoint_decoder = True
         self.encoder_size: int = sam.image_encoder.img_size
         self.image_encoder: nn.Module = sam.image_encoder
         self.prompt_encoder = sam.prompt_encoder
@@ -148,9 +151,7 @@ class Segmenter(nn.Module):
         if self.conv_adapter is not None:
             correction = self.conv_adapter(adapter_input(images.to(self.image_positions.dtype)))
             embeddings = embeddings + ADAPTER_SCALE * correction
-        if torch.is_grad_enabled() and len(embeddings) > 1:
-            # The decoder keeps 127 MiB an image for backward (ViT-B, float32). Image by image, and once more in
-            # backward, it keeps that of one image only; the decoder is a small part of a step's time.
+        if self.checkpoint_decoder and torch.is_grad_enabled() and len(embeddings) > 1:
             each = [checkpoint(self._decode, embedding, use_reentrant=False) for embedding in embeddings.split(1)]
             low_res_logits = torch.cat(each)
         else:
