@@ -94,9 +94,8 @@ def report(arguments: argparse.Namespace, ways: dict[str, Way]) -> None:
     for name, way in ways.items():
         print(f"{name:<10}{medians[name]:>10.2f}{way.scores['bce'] + way.scores['iou_loss']:>10.5f}")
     print(f"original / here: {ratio:.2f}")
-    print(
-        f"filling the cache, once: {encoding:.1f} s for {arguments.repeats + 1} views, paid after {epochs_to_pay:.1f} epochs"
-    )
+    views = arguments.repeats + 1
+    print(f"filling the cache, once: {encoding:.1f} s for {views} views, paid after {epochs_to_pay:.1f} epochs")
     result = {
         "benchmark": "epoch",
         **vars(arguments),
