@@ -110,7 +110,11 @@ def check_pairs(pairs: list[Pair], workers: int = 8, progress: bool = True) -> N
     """
     with ThreadPoolExecutor(workers) as pool:
         results = tqdm(
-            pool.map(_find_problem, pairs), total=len(pairs), desc="checking files", disable=not progress, leave=False
+            pool.map(_find_problem, pairs),
+            total=len(pairs),
+            desc="checking files",
+            disable=None if progress else True,
+            leave=False,
         )
         problems = [problem for problem in results if problem]
     if problems:

@@ -47,7 +47,7 @@ def compare(args: argparse.Namespace) -> dict[Path, dict[str, float]]:
             sampler=sampler,  # gives (index, view) pairs
             num_workers=args.num_workers,
         )
-        progress = tqdm(batches, desc=f"evaluating {weights.path.name}", leave=False)
+        progress = tqdm(batches, desc=f"evaluating {weights.path.name}", leave=False, disable=None)
         scores[weights.path] = mean_metrics(evaluate(segmenter.to(device), progress, device))
         rows.append(table_row(metadata, scores[weights.path], str(weights.path)))
     sizes = sorted({weights.metadata["image_size"] for weights in trained})

@@ -42,7 +42,7 @@ def encode_missing(
     announce(requests, cache)
     encoded = 0
     waiting: list[tuple[str, Tensor]] = []
-    with tqdm(total=requests, desc="encoding", unit="image") as progress:
+    with tqdm(total=requests, desc="encoding", unit="image", disable=None) as progress:
         for views, pairs in work:
             missing = MissingEmbeddings(views, pairs, cache, partial(resize_for_encoder, side=segmenter.encoder_size))
             items: Iterable[dict[str, Any]] = DataLoader(

@@ -67,7 +67,7 @@ def fit(
         loaders.sampler.epoch = epoch
         started = time.perf_counter()
         learning_rate = optimizer.param_groups[0]["lr"]
-        with tqdm(loaders.train, desc=f"epoch {epoch}/{args.epoch}", leave=False) as progress:
+        with tqdm(loaders.train, desc=f"epoch {epoch}/{args.epoch}", leave=False, disable=None) as progress:
             train_scores = train_epoch(segmenter, progress, len(loaders.sampler), optimizer, scaler, args, device)
         schedule.step()
         epoch_seconds.append(time.perf_counter() - started)
