@@ -1,6 +1,6 @@
 """Lay out a published data set as {train,test}/{image,mask} folders, by links to the download or copies of it.
 
-    python code/prepare_data.py --dataset cod10k --from_dir COD10K-v3 --to_dir data/cod
+    python code/prepare_data.py --dataset cod10k --from_dir COD10K-v3 --to_dir data/cod --split train
     python code/prepare_data.py --dataset camo --from_dir CAMO-V.1.0-CVIU2019 --to_dir data/cod --split train
     python code/prepare_data.py --dataset coco --from_dir val2017 --to_dir data/coco --annotations instances.json
 
