@@ -9,7 +9,7 @@ BATCH_SIZE=${BATCH_SIZE:-4}
 PORT=${PORT:-29500}
 DIST=${DIST:-False}
 SEED=${SEED:-21}
-MODEL_TYPE=${MODEL_TYPE:-vit_b}              # vit_b, vit_l, vit_h, vit_demo
+MODEL_TYPE=${MODEL_TYPE:-}                   # vit_b, vit_l, vit_h, vit_demo; empty: vit_b
 CHECKPOINT=${CHECKPOINT:-}                   # SAM's weights; empty: the official file name in checkpoints/
 EPOCH=${EPOCH:-}                             # empty: 20
 LR=${LR:-}                                   # empty: 2e-4
@@ -26,18 +26,22 @@ find_python "$root" "$root/requirements.txt"
 flags=(--batch_size "$BATCH_SIZE" --port "$PORT" --dist "$DIST" --seed "$SEED" --project_name "$PROJECT_NAME")
 [ -n "$EPOCH" ] && flags+=(--epoch "$EPOCH")
 [ -n "$LR" ] && flags+=(--lr "$LR")
-if [ -z "$TRAIN_IMAGE_DIR$TRAIN_MASK_DIR$CHECKPOINT" ]; then
-    echo "No data set: running the built-in $DEMO demo. For your own, set TRAIN_IMAGE_DIR and TRAIN_MASK_DIR (see README.md)."
-    flags+=(--demo "$DEMO")
-else
-    flags+=(--model_type "$MODEL_TYPE")
-    [ -n "$TRAIN_IMAGE_DIR" ] && flags+=(--train_image_dir "$TRAIN_IMAGE_DIR")
-    [ -n "$TRAIN_MASK_DIR" ] && flags+=(--train_mask_dir "$TRAIN_MASK_DIR")
-    [ -n "$CHECKPOINT" ] && flags+=(--checkpoint "$CHECKPOINT")
-fi
+[ -n "$MODEL_TYPE" ] && flags+=(--model_type "$MODEL_TYPE")
+[ -n "$TRAIN_IMAGE_DIR" ] && flags+=(--train_image_dir "$TRAIN_IMAGE_DIR")
+[ -n "$TRAIN_MASK_DIR" ] && flags+=(--train_mask_dir "$TRAIN_MASK_DIR")
+[ -n "$CHECKPOINT" ] && flags+=(--checkpoint "$CHECKPOINT")
+case " $* " in
+    *" --train_"*|*" --checkpoint"*|*" --demo"*|*" --help "*) ;;
+    *)
+        if [ -z "$TRAIN_IMAGE_DIR$TRAIN_MASK_DIR$CHECKPOINT" ]; then
+            echo "No data set: running the built-in $DEMO demo. For your own, set TRAIN_IMAGE_DIR and TRAIN_MASK_DIR (see README.md)."
+            flags+=(--demo "$DEMO")
+        fi
+        ;;
+esac
 
+started=$(date +%s)
 "$PYTHON" "$root/code/run_cad.py" "${flags[@]}" --publish sam_cad.pth "$@"
 "$PYTHON" "$root/code/run_sa.py" "${flags[@]}" --publish sam_sa.pth "$@"
 echo
-"$PYTHON" "$root/code/summarize.py"
-echo "Next: ./eval.sh scores both on the test set."
+"$PYTHON" "$root/code/summarize.py" --since "$started" "$@"

@@ -29,7 +29,7 @@ from cad.models.segmenter import count_parameters
 from cad.options import resolve_training, training_parser
 from cad.precision import gradient_scaler
 from cad.training.engine import make_optimizer, train_epoch
-from cad.training.run import build_segmenter, collect_data, make_loaders
+from cad.training.run import build_segmenter, find_data, make_loaders
 
 CPU = torch.device("cpu")
 
@@ -45,7 +45,7 @@ class Way:
             use_plain_attention(self.segmenter.image_encoder)
             self.segmenter.checkpoint_decoder = False
         started = time.perf_counter()
-        self.loaders = make_loaders(self.segmenter, base, collect_data(self.args), self.args, CPU)
+        self.loaders = make_loaders(self.segmenter, base, find_data(self.args), self.args, CPU)
         self.seconds_before = time.perf_counter() - started
         self.optimizer = make_optimizer(self.segmenter, self.args.lr)
         self.seconds: list[float] = []

@@ -3,8 +3,8 @@
     python code/embed.py --train_image_dir images --train_mask_dir masks --checkpoint sam_vit_b_01ec64.pth
     python code/embed.py --demo camouflage
 
-run_cad.py and run_decoder.py with the same data, --views, --seed, --image_size, --precision and --cache_dtype then
-encode nothing.
+Takes the flags of training, of which those of data, model, --views, --epoch, --seed, --image_size, --precision and
+--cache_dtype decide what is encoded; with the same ones run_cad.py and run_decoder.py then encode nothing.
 """
 
 import sys

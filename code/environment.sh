@@ -6,6 +6,7 @@
 find_python() {
     local root="$1" requirements="$2" check="$1/code/check_requirements.py" candidate
     if [ -n "${PYTHON:-}" ]; then
+        case "$PYTHON" in */*) PYTHON="$(cd "$(dirname "$PYTHON")" 2>/dev/null && pwd)/$(basename "$PYTHON")" ;; esac
         command -v "$PYTHON" >/dev/null || { echo "error: PYTHON=$PYTHON: no such program" >&2; return 2; }
         "$PYTHON" "$check" "$requirements" >&2 || { echo "error: PYTHON=$PYTHON lacks packages: $PYTHON -m pip install -r $requirements" >&2; return 2; }
         return 0
@@ -29,6 +30,8 @@ find_python() {
     PYTHON="$root/.venv/bin/python"
     if ! "$PYTHON" "$check" "$requirements" >&2; then
         echo "set-up: installing into $root/.venv" >&2
-        "$PYTHON" -m pip install --quiet --disable-pip-version-check -r "$requirements" >&2 || { echo "error: pip could not install $requirements into $root/.venv" >&2; return 2; }
+        "$PYTHON" -m pip install --quiet --disable-pip-version-check -r "$requirements" >&2 &&
+            "$PYTHON" "$check" "$requirements" >&2 ||
+            { echo "error: $root/.venv cannot be filled with what $requirements asks for" >&2; return 2; }
     fi
 }

@@ -25,6 +25,13 @@ def test_an_error_of_a_worker_process_is_one_line_too(capsys):
     assert capsys.readouterr().err == "error: frog.png: vanished\n"
 
 
+def test_the_file_systems_refusals_and_missing_packages_are_one_line(capsys, tmp_path):
+    assert run_script(lambda: (tmp_path / ("n" * 300)).write_text("")) == 2
+    assert capsys.readouterr().err.endswith(f"{'n' * 300}: File name too long\n")
+    assert run_script(lambda: __import__("no_such_package")) == 2
+    assert capsys.readouterr().err.startswith("error: the package no_such_package is missing: use ./run.sh once")
+
+
 def test_a_defect_keeps_its_traceback():
     with pytest.raises(ValueError, match="inner"):
         run_script(lambda: int("inner"))

@@ -1,8 +1,9 @@
 import pytest
 
+from cad.datasets import demo
 from cad.errors import MissingPathError, UserError
 from cad.models.sam import SAM_SIZES
-from cad.options import MODEL_TYPES, PROJECT_ROOT, evaluation_parser, resolve_training, training_parser
+from cad.options import DEMO_TASKS, MODEL_TYPES, PROJECT_ROOT, evaluation_parser, resolve_training, training_parser
 
 FOLDERS = ["--train_image_dir", "images", "--train_mask_dir", "masks"]
 
@@ -39,6 +40,7 @@ def test_every_flag_of_the_original_is_accepted():
 
 def test_the_listed_model_types_are_those_that_can_be_built():
     assert set(MODEL_TYPES) == set(SAM_SIZES)
+    assert DEMO_TASKS == demo.DEMO_TASKS
 
 
 @pytest.mark.parametrize(
@@ -57,6 +59,9 @@ def test_the_listed_model_types_are_those_that_can_be_built():
         (["--lr", "fast"], "--lr: expected a positive number, found 'fast'"),
         (["--val_fraction", "1"], "--val_fraction: expected a number of at least 0 and below 1, found '1'"),
         (["--seed", "-1"], "--seed"),
+        (["--seed", "4294967296"], "--seed: expected a whole number from 0 to 4294967295"),
+        (["--train_image_dir", "~nobody-here/x"], "--train_image_dir: ~nobody-here/x: "),
+        (["--epo", "2"], "unrecognized arguments: --epo"),
         (["--dist", "maybe"], "--dist: expected True or False, found 'maybe'"),
         (["--demo", "birds"], "--demo: invalid choice: 'birds'"),
         (["--unknown"], "unrecognized arguments: --unknown"),
@@ -94,8 +99,19 @@ def test_combinations_that_cannot_work_are_refused():
         resolve_training(parse("--demo", "shadow"))
     with pytest.raises(UserError, match="--val_image_dir and --val_mask_dir belong together"):
         resolve_training(parse("--checkpoint", "random", "--val_image_dir", "v"))
-    with pytest.raises(UserError, match=r"--publish ../x.pth: expected a file name without folders"):
-        resolve_training(parse("--checkpoint", "random", "--publish", "../x.pth"))
+    for name in ("../x.pth", "..", "", "README.md"):
+        with pytest.raises(
+            UserError, match=f"--publish {name}: expected a file name without folders that ends in .pth"
+        ):
+            resolve_training(parse("--checkpoint", "random", "--publish", name))
+    with pytest.raises(UserError, match=r"sam_vit_b_01ec64.pth: is the name of SAM's own weights"):
+        resolve_training(parse("--checkpoint", "random", "--publish", "sam_vit_b_01ec64.pth"))
+    with pytest.raises(UserError, match="--demo and --model_type vit_h exclude each other"):
+        resolve_training(training_parser("run_cad.py", "").parse_args(["--demo", "shadow", "--model_type", "vit_h"]))
+    with pytest.raises(UserError, match="--project_name a/b: expected 1 to 128 characters"):
+        resolve_training(parse("--checkpoint", "random", "--project_name", "a/b"))
+    with pytest.raises(UserError, match=r"--cache_dir .*test_options.py: expected a folder, found a file"):
+        resolve_training(parse("--checkpoint", "random", "--cache_dir", __file__))
 
 
 def test_help_is_grouped_and_complete(capsys):

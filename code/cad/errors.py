@@ -13,9 +13,10 @@ class MissingPathError(UserError, FileNotFoundError):
 
 
 def run_script(main: Callable[[], None]) -> int:
-    """Run a script's body and return its exit code: 0, 2 for a `UserError` (one line), 130 for Ctrl-C.
+    """Run a script's body and return its exit code: 0, 130 for Ctrl-C, else 2 after one line on what to do about it.
 
-    Any other exception is a defect of this software and keeps its traceback.
+    One line is for a `UserError`, for the file system's refusals and for a missing package. Any other exception is a
+    defect of this software and keeps its traceback.
     """
     try:
         main()
@@ -23,6 +24,14 @@ def run_script(main: Callable[[], None]) -> int:
         # One that comes out of a worker process has the worker's traceback before its own words.
         message = str(error).rsplit("Error: ", 1)[-1] if "in DataLoader worker" in str(error) else str(error)
         print(f"error: {' '.join(message.split())}", file=sys.stderr)
+        return 2
+    except ModuleNotFoundError as error:
+        if (error.name or "").split(".")[0] == "cad":
+            raise
+        print(f"error: the package {error.name} is missing: use ./run.sh once, then .venv/bin/python", file=sys.stderr)
+        return 2
+    except OSError as error:
+        print(f"error: {error.filename or 'the file system'}: {error.strerror or error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("\ninterrupted", file=sys.stderr)

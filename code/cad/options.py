@@ -9,20 +9,24 @@ import math
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
-from cad.datasets.demo import DEMO_TASKS
 from cad.errors import MissingPathError, UserError
 
 PROJECT_ROOT = Path(__file__).resolve().parents[2]
+# Spelt out here because the modules that own them import packages that a wrong flag should not wait for.
 MODEL_TYPES = ("vit_b", "vit_l", "vit_h", "vit_demo")
+DEMO_TASKS = ("camouflage", "shadow")
 # Enough for the demo to show something within a minute or two on two CPU cores.
 DEMO_EPOCHS = 10
 DEMO_LR = 2e-3
 
 
 class OneLineParser(argparse.ArgumentParser):
-    """An ArgumentParser whose errors are one line, without the usage."""
+    """An ArgumentParser whose errors are one line, without the usage, and that takes whole flag names only."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options, allow_abbrev=False)
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"error: {message} (see {self.prog} --help)\n")
@@ -73,7 +77,15 @@ def str2bool(text: str) -> bool:
 
 def user_path(text: str) -> Path:
     """A path as the user typed it: relative to where the user stands; `~` is the home folder."""
-    return Path(text).expanduser()
+    try:
+        return Path(text).expanduser()
+    except RuntimeError as error:
+        raise argparse.ArgumentTypeError(f"{text}: {error}") from error
+
+
+def seed_number(text: str) -> int:
+    """A whole number that every random generator takes."""
+    return _number(text, int, lambda value: 0 <= value < 2**32, "a whole number from 0 to 4294967295")
 
 
 def training_parser(prog: str, description: str) -> OneLineParser:
@@ -133,7 +145,9 @@ def training_parser(prog: str, description: str) -> OneLineParser:
     training.add_argument(
         "--accumulate", type=positive_int, default=1, metavar="N", help="batches a step of the optimiser (default: 1)"
     )
-    training.add_argument("--seed", type=count, default=21, metavar="N", help="seed of everything random (default: 21)")
+    training.add_argument(
+        "--seed", type=seed_number, default=21, metavar="N", help="seed of everything random (default: 21)"
+    )
     _add_machine_flags(training)
 
     _add_memory_flags(parser)
@@ -155,8 +169,7 @@ def training_parser(prog: str, description: str) -> OneLineParser:
     )
     output.add_argument(
         "--wandb_details",
-        action=argparse.BooleanOptionalAction,
-        default=False,
+        action="store_true",
         help="send code version, git state and host details to Weights & Biases too (default: off)",
     )
 
@@ -242,11 +255,11 @@ def evaluation_parser(prog: str, description: str) -> OneLineParser:
         metavar="FILE",
         help="the SAM weights they were trained on (default: that file beside each checkpoint, else in checkpoints/)",
     )
-    _add_model_type(model, default=None, note="only checked against the files, which know theirs")
+    _add_model_type(model, note="only checked against the files, which know theirs")
     running = parser.add_argument_group("running")
     running.add_argument("--batch_size", type=positive_int, default=4, metavar="N", help="images at once (default: 4)")
     running.add_argument(
-        "--seed", type=count, default=21, metavar="N", help="accepted as in the original; nothing here is random"
+        "--seed", type=seed_number, default=21, metavar="N", help="accepted as in the original; nothing here is random"
     )
     _add_machine_flags(running)
     add_output_dir(parser.add_argument_group("output"))
@@ -268,9 +281,10 @@ def _add_reading_flags(group: argparse._ArgumentGroup) -> None:
     )
 
 
-def _add_model_type(group: argparse._ArgumentGroup, default: str | None = "vit_b", note: str = "") -> None:
-    note = note or f"default: {default}; vit_demo is a small one without pretrained weights"
-    group.add_argument("--model_type", choices=MODEL_TYPES, default=default, help=f"size of SAM ({note})")
+def _add_model_type(
+    group: argparse._ArgumentGroup, note: str = "default: vit_b; vit_demo is a small one without pretrained weights"
+) -> None:
+    group.add_argument("--model_type", choices=MODEL_TYPES, help=f"size of SAM ({note})")
 
 
 def _add_image_size(group: argparse._ArgumentGroup) -> None:
@@ -315,6 +329,7 @@ def resolve_training(args: argparse.Namespace) -> argparse.Namespace:
     elif args.train_image_dir is None or args.train_mask_dir is None:
         missing = "--train_image_dir" if args.train_image_dir is None else "--train_mask_dir"
         raise UserError(f"{missing} is not set: pass a folder of images and a folder of masks, or --demo camouflage")
+    args.model_type = args.model_type or "vit_b"
     if (args.val_image_dir is None) != (args.val_mask_dir is None):
         raise UserError("--val_image_dir and --val_mask_dir belong together: set both or neither")
     args.epoch = args.epoch or 20
@@ -323,15 +338,33 @@ def resolve_training(args: argparse.Namespace) -> argparse.Namespace:
 
     args.image_size = args.image_size or SAM_SIZES[args.model_type].image_size
     args.checkpoint = sam_checkpoint_path(args.model_type, args.checkpoint, args.output_dir / "checkpoints")
-    if args.publish and Path(args.publish).name != args.publish:
-        raise UserError(f"--publish {args.publish}: expected a file name without folders")
+    _check_names(args)
     return args
+
+
+def _check_names(args: argparse.Namespace) -> None:
+    from cad.models.sam import SAM_SIZES
+
+    if args.publish is not None:
+        if Path(args.publish).name != args.publish or not args.publish.endswith(".pth"):
+            raise UserError(f"--publish {args.publish}: expected a file name without folders that ends in .pth")
+        if args.publish in {size.file_name for size in SAM_SIZES.values()} | {Path(args.checkpoint).name}:
+            raise UserError(f"--publish {args.publish}: is the name of SAM's own weights; choose another")
+    if not args.project_name or len(args.project_name) > 128 or set(args.project_name) & set("/\\#?%:"):
+        raise UserError(
+            f"--project_name {args.project_name}: expected 1 to 128 characters, none of / \\ # ? % :, which Weights & "
+            "Biases refuses"
+        )
+    if args.cache_dir is not None and args.cache_dir.exists() and not args.cache_dir.is_dir():
+        raise UserError(f"--cache_dir {args.cache_dir}: expected a folder, found a file")
 
 
 def _resolve_demo(args: argparse.Namespace) -> None:
     for flag in ("train_image_dir", "train_mask_dir", "val_image_dir", "val_mask_dir", "checkpoint"):
         if getattr(args, flag) is not None:
             raise UserError(f"--demo and --{flag} exclude each other: the demo brings its own data and random weights")
+    if args.model_type not in (None, "vit_demo"):
+        raise UserError(f"--demo and --model_type {args.model_type} exclude each other: the demo trains vit_demo")
     args.model_type = "vit_demo"
     args.epoch = args.epoch or DEMO_EPOCHS
     args.lr = args.lr or DEMO_LR

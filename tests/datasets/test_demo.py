@@ -3,6 +3,7 @@ import pytest
 
 from cad.datasets.demo import DEMO_TASKS, prepare_demo
 from cad.datasets.pairs import check_pairs, find_pairs, read_image, read_mask
+from cad.errors import UserError
 
 SMALL = {"train": 3, "test": 2}
 
@@ -27,6 +28,12 @@ def test_it_is_seeded_and_written_once(tmp_path):
     written = first.stat().st_mtime_ns
     prepare_demo(tmp_path / "a", "shadow", seed=1, counts=SMALL)
     assert first.stat().st_mtime_ns == written
+
+
+def test_a_folder_that_cannot_be_written_is_one_line(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"file: the demo cannot be written there"):
+        prepare_demo(tmp_path / "file", "shadow", counts=SMALL)
 
 
 def test_a_shadow_is_darker_than_its_surroundings(tmp_path):

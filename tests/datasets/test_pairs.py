@@ -1,3 +1,4 @@
+import cv2
 import numpy as np
 import pytest
 from PIL import Image
@@ -118,7 +119,7 @@ def test_each_side_gets_one_unless_the_fraction_is_zero():
     assert [len(side) for side in split_pairs(pairs, 0.1, 0)] == [2, 1]
     assert [len(side) for side in split_pairs(pairs, 0.9, 0)] == [1, 2]
     assert [len(side) for side in split_pairs(pairs, 0.0, 0)] == [3, 0]
-    assert [len(side) for side in split_pairs(pairs[:1], 0.5, 0)] == [1, 0]
+    assert [len(side) for side in split_pairs(pairs[:1], 0.9, 0)] == [1, 0]
 
 
 # Images
@@ -151,9 +152,24 @@ def test_exif_orientation_is_applied(tmp_path):
     assert read_mask(tmp_path / "turned.png").shape == (8, 4)
 
 
-def test_floating_point_images_are_refused(tmp_path):
-    with pytest.raises(UserError, match="floating-point pixels; expected 8 or 16 bits"):
-        read_image(save(tmp_path / "float.tif", np.zeros((2, 2), np.float32)))
+@pytest.mark.parametrize("kind", [np.float32, np.int32])
+def test_32_bit_images_are_refused(tmp_path, kind):
+    with pytest.raises(UserError, match="32-bit or floating-point pixels; expected 8 or 16 bits"):
+        read_image(save(tmp_path / "deep.tif", np.zeros((2, 2), kind)))
+
+
+def test_cmyk_is_converted_and_the_first_frame_counts(tmp_path):
+    Image.new("CMYK", (2, 2), (0, 255, 255, 0)).save(tmp_path / "cmyk.tif")
+    assert read_image(tmp_path / "cmyk.tif")[0, 0].tolist() == [255, 0, 0]
+    frames = [Image.new("RGB", (2, 2), colour) for colour in ("red", "blue")]
+    frames[0].save(tmp_path / "moving.webp", save_all=True, append_images=frames[1:], lossless=True)
+    assert read_image(tmp_path / "moving.webp")[0, 0].tolist() == [255, 0, 0]
+
+
+def test_a_file_that_is_no_image_is_named(tmp_path):
+    (tmp_path / "a.png").write_text("<html>not found</html>")
+    with pytest.raises(UserError, match=r"a.png: unreadable or truncated image file"):
+        read_image(tmp_path / "a.png")
 
 
 # Masks
@@ -178,6 +194,26 @@ def test_16_bit_1_bit_colour_and_palette_masks(tmp_path):
     palette.putpalette([255, 255, 255, 0, 0, 0])  # index 0 is white, so index 0 is the foreground
     palette.save(tmp_path / "palette.png")
     assert read_mask(tmp_path / "palette.png").tolist() == [[1, 0]]
+
+
+@pytest.mark.parametrize("name", ["m.png", "m.tif"])
+@pytest.mark.parametrize("channels", [3, 4])
+def test_small_labels_of_16_bit_colour_masks_are_foreground(tmp_path, name, channels):
+    values = np.zeros((2, 2, channels), np.uint16)
+    values[0, 1, :3] = 200  # lost where only the high byte is kept
+    cv2.imwrite(str(tmp_path / name), values)
+    assert read_mask(tmp_path / name).tolist() == [[0, 1], [0, 0]]
+
+
+def test_other_colour_spaces_of_masks_count_by_colour(tmp_path):
+    Image.new("YCbCr", (2, 2), (0, 128, 128)).save(tmp_path / "black.tif")
+    assert read_mask(tmp_path / "black.tif").max() == 0
+
+
+def test_lossless_webp_is_recognised_behind_a_large_profile(tmp_path):
+    values = np.full((4, 4, 3), 100, np.uint8)
+    save(tmp_path / "m.webp", values, lossless=True, icc_profile=b"p" * 6001)
+    assert read_mask(tmp_path / "m.webp").min() == 1
 
 
 @pytest.mark.parametrize("name", ["m.jpg", "m.webp"])

@@ -66,6 +66,13 @@ def test_missing_unknown_and_misshapen_tensors_are_named():
     assert "(first: image_encoder.neck.1.bias, expected (64,), found (3,))" in message
 
 
+def test_weights_that_are_not_finite_are_named():
+    state = build_random_sam(DEMO, seed=3).state_dict()
+    state["image_encoder.neck.1.bias"][0] = float("nan")
+    with pytest.raises(UserError, match=r"1 tensors hold NaN or infinity .first: image_encoder.neck.1.bias"):
+        build_sam(DEMO, state, "base.pth")
+
+
 def test_weights_of_another_size_are_recognised(tmp_path):
     with torch.device("meta"):
         state = Sam(SAM_SIZES["vit_l"]).state_dict()

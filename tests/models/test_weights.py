@@ -136,6 +136,8 @@ def test_incomplete_or_foreign_files_are_refused(tmp_path):
         ({"metadata": None}, "the metadata are missing"),
         ({"metadata": metadata | {"method": "lora"}}, "method is 'lora', expected one of cad, sam_adapter"),
         ({"metadata": metadata | {"base": {}}}, "do not name the SAM weights"),
+        ({"metadata": metadata | {"image_size": None}}, "the metadata lack image_size or demo"),
+        ({"state": None}, "the trained tensors are missing"),
     ]:
         torch.save(content | changes, path)
         with pytest.raises(UserError, match=message):
@@ -156,5 +158,6 @@ def test_a_demo_never_replaces_weights_that_are_not_a_demos(tmp_path):
     assert publish(demo, published) == "sam_cad.pth holds weights that are not a demo's and stays as it is"
     assert published.read_bytes() == real.read_bytes()
     published.write_bytes(b"the user's own file")
-    assert publish(demo, published) is not None
+    for source in (demo, real):
+        assert publish(source, published) == "sam_cad.pth is something else than trained weights and stays as it is"
     assert published.read_bytes() == b"the user's own file"

@@ -58,7 +58,8 @@ def test_evaluation_and_summary_print_one_row_a_method(flags, pair_folders, tmp_
     assert summarize.main(output) == 0
     summary = capsys.readouterr().out.splitlines()
     assert summary[0] == "means over validation images"
-    assert [line.split()[0] for line in summary[3:]] == ["cad", "sam_adapter"]
+    assert [line.split()[0] for line in summary[3:5]] == ["cad", "sam_adapter"]
+    assert summary[5] == "Next: TEST_IMAGE_DIR=... TEST_MASK_DIR=... ./eval.sh scores them on the test set."
     assert "234,784" in summary[3] and summary[3].endswith("checkpoints/sam_cad.pth")
 
     weights = [str(tmp_path / "out" / "checkpoints" / name) for name in ("sam_cad.pth", "sam_sa.pth")]

@@ -21,6 +21,13 @@ def test_a_folder_that_cannot_be_made_is_one_line(tmp_path):
         start_run_folder(tmp_path)
 
 
+def test_a_blocked_checkpoints_folder_is_one_line_and_leaves_no_run(tmp_path):
+    (tmp_path / "checkpoints").write_text("a file in the way")
+    with pytest.raises(UserError, match=r"checkpoints: cannot be written"):
+        start_run_folder(tmp_path)
+    assert not (tmp_path / "runs").exists()
+
+
 def test_auto_is_online_only_with_a_key(monkeypatch, tmp_path):
     assert wandb_mode("auto") == "offline"
     netrc = tmp_path / "netrc"
@@ -33,6 +40,9 @@ def test_auto_is_online_only_with_a_key(monkeypatch, tmp_path):
     assert wandb_mode("auto") == "online"
     monkeypatch.setenv("WANDB_MODE", "disabled")
     assert wandb_mode("auto") == "disabled"
+    monkeypatch.setenv("WANDB_MODE", "sometimes")
+    with pytest.raises(UserError, match="WANDB_MODE=sometimes: expected one of online, offline, disabled"):
+        wandb_mode("auto")
     assert wandb_mode("offline") == "offline"
 
 

@@ -1,15 +1,18 @@
+import argparse
 import json
+from pathlib import Path
 
 import pytest
 import torch
 from conftest import write_pairs
+from PIL import Image
 
 from cad.errors import UserError
 from cad.models.segmenter import METHODS
 from cad.models.weights import load_segmenter, read_weights
 from cad.options import resolve_training, training_parser
 from cad.training.engine import Best
-from cad.training.run import build_segmenter, collect_data, embed, make_loaders, train
+from cad.training.run import build_segmenter, embed, find_data, make_loaders, plain_settings, train
 
 
 def resolved(folders, output, *flags):
@@ -68,7 +71,7 @@ def test_a_second_run_encodes_nothing_and_neither_does_another_method(pair_folde
 def test_the_encoder_is_gone_before_training_starts(pair_folders, tmp_path):
     args = resolved(pair_folders, tmp_path)
     segmenter, base = build_segmenter(args, "cad", torch.device("cpu"))
-    make_loaders(segmenter, base, collect_data(args), args, torch.device("cpu"))
+    make_loaders(segmenter, base, find_data(args), args, torch.device("cpu"))
     assert not list(segmenter.image_encoder.parameters())
     with pytest.raises(RuntimeError, match="the encoder was dropped"):
         segmenter.encode(torch.zeros(1, 3, 32, 32, dtype=torch.uint8))
@@ -161,6 +164,38 @@ def test_a_batch_larger_than_the_data_is_refused_before_anything_is_written(pair
     ):
         train(resolved(pair_folders, tmp_path / "out", "--batch_size", "6"), "cad")
     assert not (tmp_path / "out").exists()
+
+
+def test_masks_without_any_foreground_teach_nothing(pair_folders, tmp_path):
+    for mask in pair_folders[1].iterdir():
+        Image.new("L", (40, 32)).save(mask)
+    with pytest.raises(UserError, match="none of the 6 masks has a foreground pixel"):
+        train(resolved(pair_folders, tmp_path / "out"), "cad")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_images(pair_folders, tmp_path):
+    with pytest.raises(UserError, match=r"the loss is not finite on the images photo_\d, photo_\d: lower --lr"):
+        train(resolved(pair_folders, tmp_path, "--lr", "1e30", "--epoch", "3"), "cad")
+
+
+def test_predictions_are_pictured_with_and_without_validation(pair_folders, tmp_path, monkeypatch):
+    sent = []
+    monkeypatch.setattr(
+        "cad.training.logger.RunLog.log_images", lambda self, key, pictures, epoch: sent.append(pictures)
+    )
+    for fraction in ("0.1", "0"):
+        train(resolved(pair_folders, tmp_path / fraction, "--val_fraction", fraction, "--epoch", "1"), "cad")
+    assert [len(pictures) for pictures in sent] == [1, 4]
+    assert sent[1][0][1].shape == (32, 96, 3)  # image, truth, prediction
+
+
+def test_paths_in_the_home_folder_are_shortened_and_no_others(monkeypatch, tmp_path):
+    args = argparse.Namespace(inside=tmp_path / "a", beside=Path(f"{tmp_path}-b/c"), relative=Path("d"), number=3)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert plain_settings(args) == {"inside": "~/a", "beside": f"{tmp_path}-b/c", "relative": "d", "number": 3}
+    monkeypatch.setenv("HOME", "/")
+    assert plain_settings(args)["inside"] == str(tmp_path / "a")
 
 
 def test_bad_data_and_weights_leave_nothing_behind(pair_folders, tmp_path):

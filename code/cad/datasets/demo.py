@@ -15,6 +15,8 @@ import cv2
 import numpy as np
 from PIL import Image
 
+from cad.errors import UserError
+
 DEMO_TASKS = ("camouflage", "shadow")
 DEMO_COUNTS = {"train": 60, "test": 20}
 SIDE = 256
@@ -26,10 +28,21 @@ def prepare_demo(folder: Path, task: str, seed: int = 0, counts: dict[str, int] 
 
     Args:
         task: one of `DEMO_TASKS`.
+        counts: images of each split.
 
     Returns:
-        The folder of the task. It appears complete or not at all.
+        The folder of the task. It appears complete or not at all; one of another seed, counts or version is replaced.
+
+    Raises:
+        UserError: the folder cannot be written.
     """
+    try:
+        return _prepare_demo(folder, task, seed, counts)
+    except OSError as error:
+        raise UserError(f"{folder}: the demo cannot be written there: {error.strerror or error}") from error
+
+
+def _prepare_demo(folder: Path, task: str, seed: int, counts: dict[str, int]) -> Path:
     draw: Callable[[np.random.Generator], tuple[np.ndarray, np.ndarray]] = {
         "camouflage": draw_camouflage,
         "shadow": draw_shadow,
@@ -51,8 +64,10 @@ def prepare_demo(folder: Path, task: str, seed: int = 0, counts: dict[str, int] 
     (unfinished / label_file.name).write_text(label)
     try:
         unfinished.rename(target)
-    except OSError:  # another process was first, with the same images
+    except OSError:
         shutil.rmtree(unfinished)
+        if not label_file.is_file():  # else another process was first, with the same images
+            raise
     return target
 
 

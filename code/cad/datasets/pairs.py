@@ -3,9 +3,10 @@
 Two folders, paired by file stem: `images/frog.jpg` goes with `masks/frog.png`.
 
 What images are converted to: RGB, 8 bit. Grey is repeated, palettes are looked up, an alpha channel is dropped, 16-bit
-values are divided by 257, CMYK and other colour spaces are converted, of an animation the first frame counts, and EXIF
-orientation is applied. What masks are converted to: any non-zero pixel is foreground in a lossless file (in colour: any
-channel but alpha); in a lossy one (JPEG, lossy WebP) grey values above 127, since compression leaves noise around 0.
+values are reduced to 8 bits, CMYK and other colour spaces are converted, of an animation the first frame counts, and
+EXIF orientation is applied. What masks are converted to: any non-zero pixel is foreground in a lossless file (in
+colour: any channel but alpha); in a lossy one (JPEG, lossy WebP) grey values above 127, since compression leaves noise
+around 0.
 """
 
 import random
@@ -15,6 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+import cv2
 import numpy as np
 from PIL import Image, ImageOps
 from tqdm import tqdm
@@ -100,48 +102,62 @@ def find_pairs(
     return pairs
 
 
-def check_pairs(pairs: list[Pair], workers: int = 8, progress: bool = True) -> None:
+def check_pairs(pairs: list[Pair], workers: int = 8, progress: bool = True, needs_foreground: bool = False) -> None:
     """Decode every file of every pair completely and compare the sizes.
 
     A header says too little: a truncated PNG has a sound one.
 
+    Args:
+        needs_foreground: refuse pairs of which no mask has a foreground pixel: nothing can be learnt from them.
+
     Raises:
         UserError: a file cannot be decoded, or an image and its mask differ in size; the first such files are named.
     """
+    has_foreground = False
+    problems = []
     with ThreadPoolExecutor(workers) as pool:
-        results = tqdm(
-            pool.map(_find_problem, pairs),
+        checks = tqdm(
+            pool.map(_check_pair, pairs),
             total=len(pairs),
             desc="checking files",
             disable=None if progress else True,
             leave=False,
         )
-        problems = [problem for problem in results if problem]
+        for problem, foreground in checks:
+            has_foreground |= foreground
+            problems += [problem] if problem else []
     if problems:
         raise UserError(f"{len(problems)} of {len(pairs)} pairs cannot be used: {first_names(problems)}")
+    if needs_foreground and not has_foreground:
+        raise UserError(
+            f"{pairs[0].mask.parent}: none of the {len(pairs)} masks has a foreground pixel; expected values "
+            "above 0, in JPEG files above 127"
+        )
 
 
-def _find_problem(pair: Pair) -> str | None:
+def _check_pair(pair: Pair) -> tuple[str | None, bool]:
+    """(what is wrong with a pair or None, whether its mask has foreground)."""
     try:
         image, mask = read_image(pair.image), read_mask(pair.mask)
     except UserError as error:
-        return str(error)
+        return str(error), False
+    problem = None
     if image.shape[:2] != mask.shape:
-        return (
+        problem = (
             f"{pair.image} is {image.shape[1]}x{image.shape[0]} pixels (width x height) and its mask {pair.mask} is "
             f"{mask.shape[1]}x{mask.shape[0]}: expected the same size"
         )
-    return None
+    return problem, bool(mask.any())
 
 
 def split_pairs(pairs: list[Pair], fraction: float, seed: int) -> tuple[list[Pair], list[Pair]]:
     """Split off a seeded random share for validation: (training pairs, validation pairs), both in the given order.
 
-    With a fraction above 0 and at least two pairs, each side gets at least one.
+    With a fraction above 0 and at least two pairs, each side gets at least one; a single pair is for training.
     """
-    count = round(len(pairs) * fraction)
+    count = 0
     if fraction > 0 and len(pairs) > 1:
-        count = min(max(count, 1), len(pairs) - 1)
+        count = min(max(round(len(pairs) * fraction), 1), len(pairs) - 1)
     chosen = set(random.Random(seed).sample(range(len(pairs)), count))
     validation = [pair for index, pair in enumerate(pairs) if index in chosen]
     return [pair for index, pair in enumerate(pairs) if index not in chosen], validation
@@ -151,14 +167,14 @@ def read_image(path: Path) -> np.ndarray:
     """Read an image file as RGB (H, W, 3) uint8.
 
     Raises:
-        UserError: the file is unreadable or truncated, or its pixels are floating point.
+        UserError: the file is unreadable or truncated, or its pixels have 32 bits.
     """
     image = _decode(path)
-    if image.mode in ("I", "I;16", "I;16L", "I;16B", "I;16N"):
-        grey = np.clip(np.asarray(image, dtype=np.int64), 0, 65535) // 257
+    if image.mode.startswith("I;16") or (image.mode == "I" and image.info["format"] == "PNG"):
+        grey = np.asarray(image, dtype=np.int64) // 257
         return np.repeat(grey.astype(np.uint8)[:, :, None], 3, axis=2)
-    if image.mode == "F":
-        raise UserError(f"{path}: floating-point pixels; expected 8 or 16 bits a channel; convert the file")
+    if image.mode in ("I", "F"):
+        raise UserError(f"{path}: 32-bit or floating-point pixels; expected 8 or 16 bits a channel; convert the file")
     return np.asarray(image.convert("RGB"))
 
 
@@ -170,37 +186,67 @@ def read_mask(path: Path) -> np.ndarray:
     """
     image = _decode(path)
     foreground: np.ndarray
-    if _is_lossy(image):
+    if image.info["lossy"]:
         foreground = np.asarray(image.convert("L")) > 127
-    elif image.mode in ("P", "PA", "RGBA", "LA", "La", "RGBa", "CMYK"):
+    elif image.info["deep colour"]:
+        # Pillow keeps the high byte of each channel, in which small labels are 0.
+        values = cv2.imread(str(path), cv2.IMREAD_UNCHANGED | cv2.IMREAD_IGNORE_ORIENTATION)
+        if values is None:
+            raise UserError(f"{path}: 16-bit colour that cannot be read; convert the mask to 8-bit grey")
+        foreground = np.asarray(values[:, :, :3]).any(axis=2)  # type: ignore[assignment]
+    elif image.mode in ("1", "L", "RGB", "I", "F") or image.mode.startswith("I;16"):
+        foreground = np.atleast_3d(np.asarray(image)).any(axis=2)  # type: ignore[assignment]
+    else:
         # A palette index or an alpha value says nothing about foreground: the colour does.
         foreground = np.asarray(image.convert("RGB")).any(axis=2)  # type: ignore[assignment]
-    else:
-        values = np.asarray(image)
-        foreground = np.atleast_3d(values).any(axis=2)  # type: ignore[assignment]
     return foreground.astype(np.uint8)
 
 
 def _decode(path: Path) -> Image.Image:
-    """Open and fully decode a file, upright as its EXIF data say."""
+    """Open and fully decode a file, upright as its EXIF data say.
+
+    What its header tells about the pixels is left in `info`: "format", "lossy" and "deep colour".
+    """
     try:
         with Image.open(path) as image:
             image.load()
-            lossy = _is_lossy(image)
+            header = {
+                "format": image.format,
+                "lossy": _is_lossy(image, path),
+                "deep colour": _is_deep_colour(image, path),
+            }
             upright = ImageOps.exif_transpose(image)
-            upright.info["lossy"] = lossy
+            upright.info.update(header)
             return upright
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise UserError(f"{path}: unreadable or truncated image file ({error}); replace or remove it") from error
 
 
-def _is_lossy(image: Image.Image) -> bool:
+def _is_lossy(image: Image.Image, path: Path) -> bool:
     """Whether the file's compression changes pixel values."""
-    if "lossy" in image.info:
-        return bool(image.info["lossy"])
     if image.format == "WEBP":
-        with Path(image.filename).open("rb") as file:  # type: ignore[attr-defined]
-            return b"VP8L" not in file.read(4096)
+        return not _webp_is_lossless(path.read_bytes())
     if image.format == "TIFF":
         return "jpeg" in str(image.info.get("compression", ""))
     return image.format in ("JPEG", "MPO")
+
+
+def _webp_is_lossless(content: bytes) -> bool:
+    """Whether a WebP's pixels are in a VP8L chunk: chunks of 4 letters, a length, and as many bytes, padded to even."""
+    position = 12
+    while position + 8 <= len(content):
+        if content[position : position + 4] == b"VP8L":
+            return True
+        length = int.from_bytes(content[position + 4 : position + 8], "little")
+        position += 8 + length + length % 2
+    return False
+
+
+def _is_deep_colour(image: Image.Image, path: Path) -> bool:
+    """Whether the file has 16 bits in each of several channels, of which Pillow keeps 8."""
+    if image.mode not in ("RGB", "RGBA"):
+        return False
+    if image.format == "PNG":
+        with path.open("rb") as file:
+            return file.read(25)[24] == 16  # the bit depth, in the header chunk
+    return image.format == "TIFF" and max(image.tag_v2.get(258, (8,))) == 16  # type: ignore[attr-defined]

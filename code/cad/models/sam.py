@@ -129,7 +129,7 @@ def read_weights_file(path: Path) -> Any:
         UserError: truncated, not a PyTorch file, or it holds objects other than tensors and plain values.
     """
     if not path.is_file():
-        raise MissingPathError(f"{path}: no such checkpoint file")
+        raise MissingPathError(f"{path}: {'a folder' if path.is_dir() else 'no such checkpoint file'}")
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
@@ -141,9 +141,9 @@ def read_weights_file(path: Path) -> Any:
         raise UserError(
             f"{path}: refused: damaged, not a PyTorch weights file, or one that could run code; get it again"
         ) from error
-    except (
-        Exception
-    ) as error:  # whatever an unpickler makes of arbitrary bytes: IndexError, EOFError, RuntimeError, ...
+    except (PermissionError, MemoryError):
+        raise
+    except Exception as error:  # whatever an unpickler makes of arbitrary bytes
         raise UserError(f"{path}: truncated, or not a PyTorch weights file; get it again") from error
 
 
@@ -166,6 +166,9 @@ def build_sam(size: SamSize, state: Mapping[str, Tensor], source: str) -> Sam:
     with torch.device("meta"):  # no time or memory for initial values that are replaced at once
         sam = Sam(size)
     check_state(sam.state_dict(), state, source)
+    broken = [name for name, tensor in state.items() if not bool(torch.isfinite(tensor).all())]
+    if broken:
+        raise UserError(f"{source}: {len(broken)} tensors hold NaN or infinity (first: {broken[0]}); get it again")
     sam.load_state_dict({name: tensor.float() for name, tensor in state.items()}, strict=True, assign=True)
     return sam
 

@@ -69,6 +69,8 @@ def read_weights(path: Path) -> TrainedWeights:
                 f"{path}: format version {content.get('version')}, expected {FORMAT_VERSION}; update sam-cad"
             )
         _check_metadata(path, content.get("metadata"))
+        if not isinstance(content.get("state"), dict):
+            raise UserError(f"{path}: the trained tensors are missing; the file is damaged, train again")
         return TrainedWeights(path, content["state"], content["metadata"])
     if isinstance(content, dict):
         for marker, method in _ADAPTER_OF.items():
@@ -87,8 +89,10 @@ def _check_metadata(path: Path, metadata: Any) -> None:
         if metadata.get(key) not in known:
             raise UserError(f"{path}: {key} is {metadata.get(key)!r}, expected one of {', '.join(known)}")
     base = metadata.get("base")
-    if not isinstance(base, dict) or not {"source", "sha256", "seed"} <= base.keys():
+    if not isinstance(base, dict) or not (isinstance(base.get("source"), str) and isinstance(base.get("sha256"), str)):
         raise UserError(f"{path}: the metadata do not name the SAM weights; the file is damaged, train again")
+    if not isinstance(metadata.get("image_size"), int) or not isinstance(metadata.get("demo"), bool):
+        raise UserError(f"{path}: the metadata lack image_size or demo; the file is damaged, train again")
 
 
 def _from_original(path: Path, content: dict[str, Tensor], method: str) -> TrainedWeights:
@@ -180,20 +184,21 @@ def _check_base(trained: TrainedWeights, found: BaseWeights) -> None:
 
 
 def publish(source: Path, target: Path) -> str | None:
-    """Copy trained weights to a well-known name, but never a demo's over weights that are not a demo's.
+    """Copy trained weights to a well-known name, where nothing but older trained weights may be replaced.
+
+    Nor are weights that are not a demo's replaced by a demo's.
 
     Returns:
         None, or the reason why nothing was copied.
     """
-    trained = read_weights(source)
-    if trained.metadata["demo"] and target.exists():
+    if target.exists():
         try:
-            is_demo = bool(read_weights(target).metadata.get("demo"))
+            replaced = read_weights(target)
         except UserError:
-            is_demo = False
-        if not is_demo:
+            return f"{target.name} is something else than trained weights and stays as it is"
+        if read_weights(source).metadata["demo"] and not replaced.metadata["demo"]:
             return f"{target.name} holds weights that are not a demo's and stays as it is"
-    if target.exists() and hash_file(source) == hash_file(target):
-        return None
+        if hash_file(source) == hash_file(target):
+            return None
     write_atomically(target, lambda file: file.write(source.read_bytes()))
     return None

@@ -84,7 +84,8 @@ def _encode(
         embeddings = segmenter.encode_inputs(inputs)
     for (key, _), embedding in zip(waiting, embeddings, strict=True):
         if not bool(torch.isfinite(embedding).all()):
-            raise UserError(f"an embedding is not finite in {cache.precision}; use --precision bf16 or fp32")
+            advice = "use --precision bf16 or fp32" if cache.precision == "fp16" else "are SAM's weights sound?"
+            raise UserError(f"an embedding is not finite in {cache.precision}: {advice}")
         cache.store(key, embedding)
     return len(waiting)
 

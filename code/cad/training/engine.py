@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from cad.datasets.views import ViewSampler
 from cad.device import describe_memory
+from cad.errors import UserError
 from cad.evaluation.metrics import METRICS, evaluate, mean_metrics, overlap
 from cad.models.segmenter import Segmenter
 from cad.models.weights import save_weights
@@ -68,7 +69,9 @@ def fit(
         started = time.perf_counter()
         learning_rate = optimizer.param_groups[0]["lr"]
         with tqdm(loaders.train, desc=f"epoch {epoch}/{args.epoch}", leave=False, disable=None) as progress:
-            train_scores = train_epoch(segmenter, progress, len(loaders.sampler), optimizer, scaler, args, device)
+            train_scores, preview = train_epoch(
+                segmenter, progress, len(loaders.sampler), optimizer, scaler, args, device
+            )
         schedule.step()
         epoch_seconds.append(time.perf_counter() - started)
 
@@ -77,7 +80,7 @@ def fit(
             preview = Preview(PREVIEWED_IMAGES)
             per_image = evaluate(segmenter, loaders.validation, device, args.precision, preview.keep)
             scores = mean_metrics(per_image)
-            log.log_images("predictions", preview.pictures, epoch)
+        log.log_images("predictions", preview.pictures, epoch)
         if best.is_beaten_by(scores, validated=loaders.validation is not None):
             best = Best(epoch, scores)
             kept_metrics = {"on": scored_on, "epoch": epoch, **scores}
@@ -109,19 +112,32 @@ def train_epoch(
     scaler: torch.amp.GradScaler,
     args: argparse.Namespace,
     device: torch.device,
-) -> dict[str, float]:
+) -> tuple[dict[str, float], "Preview"]:
     """One pass over the training data: one optimiser step every `args.accumulate` batches.
 
     Returns:
-        For each name in `METRICS` its mean over the images, as they were when their step was taken.
+        For each name in `METRICS` its mean over the images, as they were when their step was taken; and the first
+        predictions, as pictures.
+
+    Raises:
+        UserError: the loss is not finite.
     """
     segmenter.train()
+    preview = Preview(PREVIEWED_IMAGES)
     sums, images_seen = dict.fromkeys(METRICS, 0.0), 0
     for number, batch in enumerate(batches):
         if number % args.accumulate == 0:
             images_in_step = min(args.accumulate * args.batch_size, images_in_epoch - images_seen)
             optimizer.zero_grad()
-        scores = accumulate_gradients(segmenter, to_device(batch, device), images_in_step, scaler, args.precision)
+        scores, logits = accumulate_gradients(
+            segmenter, to_device(batch, device), images_in_step, scaler, args.precision
+        )
+        if not all(bool(torch.isfinite(values).all()) for values in scores.values()):
+            raise UserError(
+                f"the loss is not finite on the images {', '.join(batch['name'])}: lower --lr, or use --precision "
+                "fp32; the best weights so far stay in checkpoints/"
+            )
+        preview.keep(batch, logits)
         images_seen += len(batch["image"])
         if (number + 1) % args.accumulate == 0 or images_seen == images_in_epoch:
             scaler.step(optimizer)
@@ -129,7 +145,7 @@ def train_epoch(
         for name, values in scores.items():
             sums[name] += values.sum().item()
         batches.set_postfix(loss=f"{(sums['bce'] + sums['iou_loss']) / images_seen:.4f}")
-    return {name: value / images_seen for name, value in sums.items()}
+    return {name: value / images_seen for name, value in sums.items()}, preview
 
 
 def to_device(batch: dict[str, Any], device: torch.device) -> dict[str, Any]:
@@ -146,7 +162,7 @@ def accumulate_gradients(
     images_in_step: int,
     scaler: torch.amp.GradScaler,
     precision: str,
-) -> dict[str, Tensor]:
+) -> tuple[dict[str, Tensor], Tensor]:
     """Forward and backward of one batch, adding to the gradients its share of a step over `images_in_step` images.
 
     Args:
@@ -154,7 +170,7 @@ def accumulate_gradients(
             has its encoder; on the segmenter's device.
 
     Returns:
-        For each name in `METRICS` its value for each image, (B,).
+        For each name in `METRICS` its value for each image, (B,); and the logits (B, 1, S, S).
     """
     with autocast(precision, batch["image"].device):
         logits = segmenter(batch["image"], batch.get("embedding"))
@@ -162,7 +178,7 @@ def accumulate_gradients(
     scaler.scale((bce + iou_loss).sum() / images_in_step).backward()
     logits = logits.detach()
     scores = (bce.detach(), iou_loss.detach(), *overlap(logits, batch["mask"].to(logits.dtype)))
-    return dict(zip(METRICS, scores, strict=True))
+    return dict(zip(METRICS, scores, strict=True)), logits
 
 
 class Preview:
@@ -173,7 +189,9 @@ class Preview:
         self.pictures: list[tuple[str, np.ndarray]] = []
 
     def keep(self, batch: dict[str, Any], logits: Tensor) -> None:
-        for name, image, mask, logit in zip(batch["name"], batch["image"], batch["mask"], logits.cpu(), strict=True):
+        for name, image, mask, logit in zip(
+            batch["name"], batch["image"].cpu(), batch["mask"].cpu(), logits.cpu(), strict=True
+        ):
             if len(self.pictures) < self.count:
                 panels = [image, mask.expand(3, -1, -1) * 255, (logit > 0).expand(3, -1, -1).to(torch.uint8) * 255]
                 self.pictures.append((name, torch.cat(panels, dim=2).permute(1, 2, 0).numpy()))

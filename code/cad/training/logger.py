@@ -7,6 +7,7 @@ where `wandb sync` can send it later.
 import json
 import netrc
 import os
+import shutil
 from datetime import datetime
 from importlib import metadata
 from pathlib import Path
@@ -23,7 +24,7 @@ PACKAGES = ("torch", "torchvision", "segment-anything", "numpy", "opencv-python-
 
 
 def start_run_folder(output_dir: Path) -> Path:
-    """Make `runs/<start time>/`, as in May21_172910; a second run of the same second gets `_2` behind it.
+    """Make `checkpoints/` and `runs/<start time>/`, as in May21_172910, or with `_2` behind it if there is one.
 
     Raises:
         UserError: the folder cannot be made.
@@ -31,6 +32,7 @@ def start_run_folder(output_dir: Path) -> Path:
     start = datetime.now().strftime("%b%d_%H%M%S")
     runs = output_dir / "runs"
     try:
+        (output_dir / "checkpoints").mkdir(parents=True, exist_ok=True)
         runs.mkdir(parents=True, exist_ok=True)
         for number in range(1, 1000):
             folder = runs / (start if number == 1 else f"{start}_{number}")
@@ -41,7 +43,7 @@ def start_run_folder(output_dir: Path) -> Path:
                     continue
                 return folder
     except OSError as error:
-        raise UserError(f"{runs}: cannot be written: {error.strerror}; pass --output_dir") from error
+        raise UserError(f"{error.filename}: cannot be written: {error.strerror}; pass --output_dir") from error
     raise UserError(f"{runs}: a thousand runs of this second exist")
 
 
@@ -55,6 +57,8 @@ def wandb_mode(asked: str) -> str:
     if asked != "auto":
         return asked
     if mode := os.environ.get("WANDB_MODE"):
+        if mode not in WANDB_MODES:
+            raise UserError(f"WANDB_MODE={mode}: expected one of {', '.join(WANDB_MODES)}")
         return mode
     return "online" if os.environ.get("WANDB_API_KEY") or _key_in_netrc() else "offline"
 
@@ -68,6 +72,7 @@ def _key_in_netrc() -> bool:
         return False
 
 
+WANDB_MODES = ("online", "offline", "disabled")
 # What Weights & Biases would send beside the numbers, switched off unless --wandb_details asks for it.
 PRIVATE: dict[str, Any] = {
     "disable_git": True,
@@ -77,6 +82,7 @@ PRIVATE: dict[str, Any] = {
     "x_disable_meta": True,
     "x_disable_stats": True,
     "x_disable_machine_info": True,
+    "x_save_requirements": False,
 }
 
 
@@ -111,8 +117,11 @@ class RunLog:
                 config=settings,
                 settings=wandb.Settings(**({} if wandb_details else PRIVATE) | {"silent": True, "console": "off"}),
             )
-        except (wandb.Error, wandb.errors.UsageError) as error:
-            raise UserError(f"--wandb {wandb_flag}: {error}; --wandb offline needs no account") from error
+        except wandb.Error as error:
+            self._file.close()
+            shutil.rmtree(folder)  # nothing has happened in this run
+            advice = "; --wandb offline needs no account" if self.mode == "online" else ""
+            raise UserError(f"--wandb {wandb_flag}: {error}{advice}") from error
 
     def log(self, record: dict[str, Any]) -> None:
         """Append one record of plain values; nested dictionaries become `group/name` in W&B."""

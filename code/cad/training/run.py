@@ -21,7 +21,7 @@ from cad.models.weights import publish
 from cad.precision import halve_frozen_weights, pick_precision
 from cad.training.encoding import fill_cache, with_embeddings
 from cad.training.engine import Loaders, fit
-from cad.training.logger import RunLog, start_run_folder
+from cad.training.logger import RunLog, start_run_folder, wandb_mode
 
 
 @dataclass
@@ -44,12 +44,14 @@ def train(args: argparse.Namespace, method: str) -> Path:
     """
     device = pick_device(args.device)
     args.precision = pick_precision(args.precision, device)
-    data = collect_data(args)
+    wandb_mode(args.wandb)  # is WANDB_MODE sound?
+    data = find_data(args)
     if args.batch_size > len(data.train):
         raise UserError(
             f"--batch_size {args.batch_size}: larger than the data set of {len(data.train)} training images"
             + (f" ({len(data.validation)} more are for validation)" if data.validation else "")
         )
+    check_data(data)
     segmenter, base = build_segmenter(args, method, device)
     trainable, total = count_parameters(segmenter)
     print(
@@ -60,7 +62,6 @@ def train(args: argparse.Namespace, method: str) -> Path:
 
     folder = start_run_folder(args.output_dir)
     weights = args.output_dir / "checkpoints" / f"{folder.name}.pth"
-    weights.parent.mkdir(parents=True, exist_ok=True)
     settings = plain_settings(args) | {"method": method, "device": str(device)}
     metadata = {
         "method": method,
@@ -90,24 +91,27 @@ def embed(args: argparse.Namespace) -> int:
     """
     device = pick_device(args.device)
     args.precision = pick_precision(args.precision, device)
-    data = collect_data(args)
+    data = find_data(args)
+    check_data(data)
     segmenter, base = build_segmenter(args, "decoder", device)
     return fill_cache(segmenter, base, view_orders(data, args), args, device)
 
 
-def collect_data(args: argparse.Namespace) -> Data:
-    """Find, check and split the pairs that the flags name."""
+def find_data(args: argparse.Namespace) -> Data:
+    """Find and split the pairs that the flags name."""
     if args.demo:
         folder = prepare_demo(args.output_dir / "runs" / "demo", args.demo)
         print(f"demo: synthetic images in {folder}; its numbers show that the software works, not that the method does")
         args.train_image_dir, args.train_mask_dir = folder / "train" / "image", folder / "train" / "mask"
     pairs = find_pairs(args.train_image_dir, args.train_mask_dir, args.skip_unpaired, "train")
     if args.val_image_dir:
-        data = Data(pairs, find_pairs(args.val_image_dir, args.val_mask_dir, args.skip_unpaired, "val"))
-    else:
-        data = Data(*split_pairs(pairs, args.val_fraction, args.seed))
-    check_pairs(data.train + data.validation)
-    return data
+        return Data(pairs, find_pairs(args.val_image_dir, args.val_mask_dir, args.skip_unpaired, "val"))
+    return Data(*split_pairs(pairs, args.val_fraction, args.seed))
+
+
+def check_data(data: Data) -> None:
+    """Decode every file of the data, once, before anything is made of it."""
+    check_pairs(data.train + data.validation, needs_foreground=True)
 
 
 def build_segmenter(args: argparse.Namespace, method: str, device: torch.device) -> tuple[Segmenter, BaseWeights]:
@@ -116,6 +120,9 @@ def build_segmenter(args: argparse.Namespace, method: str, device: torch.device)
         print("warning: SAM's weights are random: the result says nothing about the method", file=sys.stderr)
     torch.manual_seed(args.seed)
     sam, base = load_sam(args.model_type, args.checkpoint, args.seed)
+    if device.type == "mps" and method == "cad" and args.adapter_execution == "lean":
+        print("lean adapter: needs float64, which MPS lacks; using the plain one")
+        args.adapter_execution = "plain"
     segmenter = Segmenter(sam, method, args.adapter_execution, args.grad_checkpointing)
     halve_frozen_weights(segmenter.image_encoder, args.precision)
     return segmenter.to(device), base
@@ -175,10 +182,13 @@ def finish(summary: dict[str, Any], folder: Path, weights: Path, args: argparse.
 
 def plain_settings(args: argparse.Namespace) -> dict[str, Any]:
     """The flags as plain values; paths in the home folder start with `~`, so that no user name is kept."""
+    return {name: _plain(value) for name, value in sorted(vars(args).items())}
 
-    def plain(value: Any) -> Any:
-        text = str(value) if isinstance(value, Path) else value
-        home = str(Path.home())
-        return text.replace(home, "~", 1) if isinstance(text, str) and text.startswith(home) else text
 
-    return {name: plain(value) for name, value in sorted(vars(args).items())}
+def _plain(value: Any) -> Any:
+    if not isinstance(value, str | Path):
+        return value
+    home = Path.home()
+    if home != Path(home.anchor) and Path(value).is_relative_to(home):
+        return str("~" / Path(value).relative_to(home))
+    return str(value)
