@@ -1,5 +1,6 @@
 """Which device a run uses, and how much of its memory it took."""
 
+import os
 import resource
 import sys
 
@@ -36,3 +37,10 @@ def describe_memory(device: torch.device) -> str:
         return f"{torch.cuda.max_memory_allocated(device) / 2**20:.0f} MiB of CUDA tensors"
     unit = 1 if sys.platform == "darwin" else 1024  # Linux counts in KiB
     return f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20:.0f} MiB resident on the host"
+
+
+def total_memory(device: torch.device) -> int:
+    """Bytes of memory that a CUDA device has, or the host for any other."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_properties(device).total_memory
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

@@ -135,15 +135,12 @@ def training_parser(prog: str, description: str) -> OneLineParser:
     _add_image_size(model)
 
     training = parser.add_argument_group("training")
-    training.add_argument("--batch_size", type=positive_int, default=4, metavar="N", help="images a step (default: 4)")
+    _add_batch_flags(training)
     training.add_argument(
         "--epoch", type=positive_int, metavar="N", help=f"passes over the data (default: 20; {DEMO_EPOCHS} for --demo)"
     )
     training.add_argument(
         "--lr", type=positive_float, help=f"AdamW's learning rate, cosine to 0 (default: 2e-4; {DEMO_LR:g} for --demo)"
-    )
-    training.add_argument(
-        "--accumulate", type=positive_int, default=1, metavar="N", help="batches a step of the optimiser (default: 1)"
     )
     training.add_argument(
         "--seed", type=seed_number, default=21, metavar="N", help="seed of everything random (default: 21)"
@@ -153,6 +150,9 @@ def training_parser(prog: str, description: str) -> OneLineParser:
     _add_memory_flags(parser)
     output = parser.add_argument_group("output and logging")
     add_output_dir(output)
+    output.add_argument(
+        "--cache_dir", type=user_path, metavar="DIR", help="where embeddings are kept (default: runs/embeddings)"
+    )
     output.add_argument(
         "--publish",
         metavar="NAME",
@@ -184,6 +184,31 @@ def training_parser(prog: str, description: str) -> OneLineParser:
     return parser
 
 
+def memory_parser(prog: str, description: str) -> OneLineParser:
+    """The flags of memory.py: those of training that decide how much memory it takes."""
+    parser = OneLineParser(prog=prog, description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    asked = parser.add_mutually_exclusive_group(required=True)
+    asked.add_argument("--method", choices=("cad", "sam_adapter", "decoder"), help="the method to predict")
+    asked.add_argument(
+        "--table", action="store_true", help="all methods and sizes of SAM beside cards of 4 to 80 GB (takes a minute)"
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON, memory in MiB")
+    model = parser.add_argument_group("model")
+    _add_model_type(model)
+    parser.set_defaults(model_type="vit_b")
+    _add_image_size(model)
+    _add_batch_flags(parser.add_argument_group("training"))
+    _add_memory_flags(parser)
+    return parser
+
+
+def _add_batch_flags(group: argparse._ArgumentGroup) -> None:
+    group.add_argument("--batch_size", type=positive_int, default=4, metavar="N", help="images a step (default: 4)")
+    group.add_argument(
+        "--accumulate", type=positive_int, default=1, metavar="N", help="batches a step of the optimiser (default: 1)"
+    )
+
+
 def _add_memory_flags(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("memory and speed")
     group.add_argument(
@@ -208,9 +233,6 @@ def _add_memory_flags(parser: argparse.ArgumentParser) -> None:
         action="store_false",
         dest="cache",
         help="run the frozen encoder at every step instead of keeping embeddings on disk",
-    )
-    group.add_argument(
-        "--cache_dir", type=user_path, metavar="DIR", help="where embeddings are kept (default: runs/embeddings)"
     )
     group.add_argument(
         "--cache_dtype",

@@ -120,9 +120,13 @@ class Segmenter(nn.Module):
 
     def encode(self, images: Tensor) -> Tensor:
         """Image embedding of RGB images (B, 3, S, S) in 0..255 (whole numbers) -> (B, C, G, G)."""
+        return self.encode_inputs(self.encoder_inputs(images))
+
+    def encoder_inputs(self, images: Tensor) -> Tensor:
+        """Images (B, 3, S, S) in 0..255 resized for the encoder, on the segmenter's device: (B, 3, E, E) uint8."""
         arrays = images.to("cpu", torch.uint8).permute(0, 2, 3, 1).contiguous().numpy()
         resized = torch.stack([torch.from_numpy(resize_for_encoder(a, self.encoder_size).copy()) for a in arrays])
-        return self.encode_inputs(resized.permute(0, 3, 1, 2).to(self.image_positions.device))
+        return resized.permute(0, 3, 1, 2).to(self.image_positions.device)
 
     def encode_inputs(self, inputs: Tensor) -> Tensor:
         """Image embedding of images at the encoder's own size (B, 3, E, E) in 0..255 -> (B, C, G, G).

@@ -41,10 +41,12 @@ class LiveStorages(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
-        before = set() if func in HANDED_OVER else {id(storage) for storage in _storages((args, kwargs))}
-        for storage in _storages(result):
-            if id(storage) not in before and storage not in self._counted:
-                self._count(storage)
+        new = [storage for storage in _storages(result) if storage not in self._counted]
+        if new:  # looking through the arguments takes long, and most results are views of what is counted already
+            before = set() if func in HANDED_OVER else {id(storage) for storage in _storages((args, kwargs))}
+            for storage in new:
+                if id(storage) not in before and storage not in self._counted:
+                    self._count(storage)
         return result
 
     def _count(self, storage: torch.UntypedStorage) -> None:

@@ -22,6 +22,7 @@ from cad.precision import halve_frozen_weights, pick_precision
 from cad.training.encoding import fill_cache, with_embeddings
 from cad.training.engine import Loaders, fit
 from cad.training.logger import RunLog, start_run_folder, wandb_mode
+from cad.training.peak_memory import compare_with_prediction, is_out_of_memory, out_of_memory_advice
 
 
 @dataclass
@@ -40,7 +41,8 @@ def train(args: argparse.Namespace, method: str) -> Path:
         method: one of `cad.models.segmenter.METHODS`.
 
     Raises:
-        UserError: bad data, weights or flags; nothing has been written then, except a demo's images.
+        UserError: bad data, weights or flags; nothing has been written then, except a demo's images. Also where memory
+            runs out, with the flags that would make the run fit.
     """
     device = pick_device(args.device)
     args.precision = pick_precision(args.precision, device)
@@ -76,9 +78,17 @@ def train(args: argparse.Namespace, method: str) -> Path:
     log = RunLog(folder, settings, args.project_name, args.wandb, args.wandb_details)
     try:
         loaders = make_loaders(segmenter, base, data, args, device)
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)  # encoding has a peak of its own
         summary = fit(segmenter, loaders, args, device, log, weights, metadata)
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        raise UserError(out_of_memory_advice(args, method, device)) from error
     finally:
         log.close()
+    if device.type == "cuda":  # nothing counts tensors elsewhere, and the prediction takes seconds
+        summary |= compare_with_prediction(args, method, device)
     finish(summary, folder, weights, args)
     return weights
 
