@@ -98,7 +98,8 @@ def test_nothing_from_outside_becomes_markup(tmp_path):
 
 def test_the_page_reaches_for_nothing_and_its_policy_knows_its_own_code(tmp_path):
     page = page_of(tmp_path, *made_up(), {"CAD": RECORDS})
-    assert not re.search(r"https?:|//[a-z]|@import|url\(", page)
+    without_pictures = re.sub(r"base64,[^\"]*", "", page)
+    assert not re.search(r"https?:|=\"//|@import|url\(", without_pictures)
     policy = unescape(re.search(r'http-equiv="Content-Security-Policy" content="([^"]*)"', page).group(1))
     assert "default-src 'none'" in policy and "unsafe" not in policy
     for tag in ("style", "script"):
