@@ -41,6 +41,21 @@ def test_two_runs_give_identical_numbers_and_weights(pair_folders, tmp_path, met
     assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])
 
 
+def test_a_run_ends_with_curves_and_a_page(pair_folders, tmp_path, capsys):
+    train(resolved(pair_folders, tmp_path, "--epoch", "1"), "cad")
+    folder = next((tmp_path / "runs").glob("*/log.jsonl")).parent
+    page = (folder / "report.html").read_text(encoding="utf-8")
+    assert (folder / "curves.png").is_file() and f"report:  {folder}" in capsys.readouterr().out
+    assert "Random encoder" in page and "image_size" in page and "prediction of photo_" in page
+
+
+def test_a_report_that_fails_costs_only_the_report(pair_folders, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("cad.evaluation.report.write_curves", lambda *_: 1 / 0)
+    weights = train(resolved(pair_folders, tmp_path, "--epoch", "1"), "cad")
+    assert read_weights(weights).state
+    assert "no report of the run: ZeroDivisionError" in capsys.readouterr().err
+
+
 def test_workers_do_not_change_a_number(pair_folders, tmp_path):
     train(resolved(pair_folders, tmp_path / "a"), "cad")
     train(resolved(pair_folders, tmp_path / "b", "--num_workers", "2"), "cad")

@@ -86,6 +86,11 @@ PRIVATE: dict[str, Any] = {
 }
 
 
+def read_log(folder: Path) -> list[dict[str, Any]]:
+    """The records of a run, in the order in which they were logged."""
+    return [json.loads(line) for line in (folder / "log.jsonl").read_text(encoding="utf-8").splitlines()]
+
+
 class RunLog:
     """Writes each record of a run as one line of JSON, and the same numbers to Weights & Biases.
 
@@ -107,6 +112,7 @@ class RunLog:
         self.folder = folder
         write_json(folder / "args.json", {"settings": settings, "versions": installed_versions()})
         self._file = (folder / "log.jsonl").open("a", encoding="utf-8")
+        self.pictures: list[tuple[str, np.ndarray]] = []  # the latest that were logged
         self.mode = wandb_mode(wandb_flag)
         try:
             self._wandb = wandb.init(
@@ -137,6 +143,7 @@ class RunLog:
 
     def log_images(self, key: str, pictures: list[tuple[str, np.ndarray]], epoch: int) -> None:
         """Send captioned pictures (H, W, 3) uint8 to W&B, as part of the record of `epoch`: call it before `log`."""
+        self.pictures = pictures
         if self.mode != "disabled":
             self._wandb.log({key: [wandb.Image(array, caption=name) for name, array in pictures]}, step=epoch)
 

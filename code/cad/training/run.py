@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
@@ -21,7 +22,7 @@ from cad.models.weights import publish
 from cad.precision import halve_frozen_weights, pick_precision
 from cad.training.encoding import fill_cache, with_embeddings
 from cad.training.engine import Loaders, fit
-from cad.training.logger import RunLog, start_run_folder, wandb_mode
+from cad.training.logger import RunLog, read_log, start_run_folder, wandb_mode
 from cad.training.peak_memory import compare_with_prediction, is_out_of_memory, out_of_memory_advice
 
 
@@ -90,6 +91,7 @@ def train(args: argparse.Namespace, method: str) -> Path:
     if device.type == "cuda":  # nothing counts tensors elsewhere, and the prediction takes seconds
         summary |= compare_with_prediction(args, method, device)
     finish(summary, folder, weights, args)
+    report(folder, settings, metadata | summary, log.pictures)
     return weights
 
 
@@ -188,6 +190,20 @@ def finish(summary: dict[str, Any], folder: Path, weights: Path, args: argparse.
     write_json(folder / "summary.json", summary)
     print(f"weights: {weights}" + (f" and {args.publish}" if "published" in summary else ""))
     print(f"log:     {folder}")
+
+
+def report(
+    folder: Path, settings: dict[str, Any], metadata: dict[str, Any], pictures: list[tuple[str, np.ndarray]]
+) -> None:
+    """Write the curves and the page of the run. Its weights are safe by now: a failure here is only a warning."""
+    from cad.evaluation.report import write_training_report  # not before it is needed: it brings Matplotlib
+
+    try:
+        write_training_report(folder, read_log(folder), settings, metadata, pictures)
+    except Exception as error:
+        print(f"warning: {folder}: no report of the run: {type(error).__name__}: {error}", file=sys.stderr)
+    else:
+        print(f"report:  {folder / 'report.html'}")
 
 
 def plain_settings(args: argparse.Namespace) -> dict[str, Any]:
