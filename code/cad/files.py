@@ -1,8 +1,9 @@
-"""Writing files so that a reader sees the old content or the new, never a part of either."""
+"""Writing files so that a reader sees the old content or the new, never a part of either; and folders of runs."""
 
 import json
 import os
 from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -37,3 +38,33 @@ def write_json(path: Path, content: Any) -> None:
     """Write plain values as indented JSON, atomically. Raises ValueError on NaN or infinity."""
     text = json.dumps(content, indent=2, allow_nan=False) + "\n"
     write_atomically(path, lambda file: file.write(text.encode()))
+
+
+def start_run_folder(output_dir: Path, suffix: str = "") -> Path:
+    """Make `runs/<start time><suffix>/`, as in May21_172910; a second run of the same second gets `_2` behind the time.
+
+    Raises:
+        UserError: the folder cannot be made.
+    """
+    start = datetime.now().strftime("%b%d_%H%M%S")
+    runs = output_dir / "runs"
+    try:
+        runs.mkdir(parents=True, exist_ok=True)
+        for number in range(1, 1000):
+            name = start if number == 1 else f"{start}_{number}"
+            folder = runs / (name + suffix)
+            if not (output_dir / "checkpoints" / f"{folder.name}.pth").exists():
+                try:
+                    folder.mkdir()
+                except FileExistsError:
+                    continue
+                return folder
+    except OSError as error:
+        raise UserError(f"{runs}: cannot be written: {error.strerror}; pass --output_dir") from error
+    raise UserError(f"{runs}: a thousand runs of this second exist")
+
+
+def hide_home(path: Path | str) -> str:
+    """The path as text, with `~` for the home folder, so that files that are passed on hold no user name."""
+    text, home = str(path), str(Path.home())
+    return text.replace(home, "~", 1) if text.startswith(home) else text

@@ -7,8 +7,6 @@ where `wandb sync` can send it later.
 import json
 import netrc
 import os
-from datetime import datetime
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -18,36 +16,7 @@ import wandb
 
 from cad.errors import UserError
 from cad.files import write_json
-
-PACKAGES = ("torch", "torchvision", "segment-anything", "numpy", "opencv-python-headless", "pillow", "wandb")
-
-
-def start_run_folder(output_dir: Path) -> Path:
-    """Make `runs/<start time>/`, as in May21_172910; a second run of the same second gets `_2` behind it.
-
-    Raises:
-        UserError: the folder cannot be made.
-    """
-    start = datetime.now().strftime("%b%d_%H%M%S")
-    runs = output_dir / "runs"
-    try:
-        runs.mkdir(parents=True, exist_ok=True)
-        for number in range(1, 1000):
-            folder = runs / (start if number == 1 else f"{start}_{number}")
-            if not (output_dir / "checkpoints" / f"{folder.name}.pth").exists():
-                try:
-                    folder.mkdir()
-                except FileExistsError:
-                    continue
-                return folder
-    except OSError as error:
-        raise UserError(f"{runs}: cannot be written: {error.strerror}; pass --output_dir") from error
-    raise UserError(f"{runs}: a thousand runs of this second exist")
-
-
-def installed_versions() -> dict[str, str]:
-    """The version of every package whose version can change a result."""
-    return {package: metadata.version(package) for package in PACKAGES}
+from cad.versions import installed_versions
 
 
 def wandb_mode(asked: str) -> str:

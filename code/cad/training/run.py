@@ -14,14 +14,14 @@ from cad.datasets.pairs import Pair, check_pairs, find_pairs, split_pairs
 from cad.datasets.views import ViewDataset, ViewSampler
 from cad.device import pick_device
 from cad.errors import UserError
-from cad.files import write_json
+from cad.files import hide_home, start_run_folder, write_json
 from cad.models.sam import BaseWeights, load_sam
 from cad.models.segmenter import Segmenter, count_parameters
 from cad.models.weights import publish
 from cad.precision import halve_frozen_weights, pick_precision
 from cad.training.encoding import fill_cache, with_embeddings
 from cad.training.engine import Loaders, fit
-from cad.training.logger import RunLog, start_run_folder
+from cad.training.logger import RunLog
 
 
 @dataclass
@@ -37,7 +37,7 @@ def train(args: argparse.Namespace, method: str) -> Path:
 
     Args:
         args: resolved flags (`cad.options.resolve_training`).
-        method: one of `cad.models.segmenter.METHODS`.
+        method: one of `cad.models.segmenter.TRAINED_METHODS`.
 
     Raises:
         UserError: bad data, weights or flags; nothing has been written then, except a demo's images.
@@ -175,10 +175,6 @@ def finish(summary: dict[str, Any], folder: Path, weights: Path, args: argparse.
 
 def plain_settings(args: argparse.Namespace) -> dict[str, Any]:
     """The flags as plain values; paths in the home folder start with `~`, so that no user name is kept."""
-
-    def plain(value: Any) -> Any:
-        text = str(value) if isinstance(value, Path) else value
-        home = str(Path.home())
-        return text.replace(home, "~", 1) if isinstance(text, str) and text.startswith(home) else text
-
-    return {name: plain(value) for name, value in sorted(vars(args).items())}
+    return {
+        name: hide_home(value) if isinstance(value, Path | str) else value for name, value in sorted(vars(args).items())
+    }
