@@ -100,26 +100,33 @@ def find_pairs(
     return pairs
 
 
-def check_pairs(pairs: list[Pair], workers: int = 8, progress: bool = True) -> None:
+def check_pairs(pairs: list[Pair], workers: int = 8, progress: bool = True, mask_threshold: int | None = None) -> None:
     """Decode every file of every pair completely and compare the sizes.
 
     A header says too little: a truncated PNG has a sound one.
+
+    Args:
+        mask_threshold: see `read_mask`.
 
     Raises:
         UserError: a file cannot be decoded, or an image and its mask differ in size; the first such files are named.
     """
     with ThreadPoolExecutor(workers) as pool:
         results = tqdm(
-            pool.map(_find_problem, pairs), total=len(pairs), desc="checking files", disable=not progress, leave=False
+            pool.map(lambda pair: _find_problem(pair, mask_threshold), pairs),
+            total=len(pairs),
+            desc="checking files",
+            disable=not progress,
+            leave=False,
         )
         problems = [problem for problem in results if problem]
     if problems:
         raise UserError(f"{len(problems)} of {len(pairs)} pairs cannot be used: {first_names(problems)}")
 
 
-def _find_problem(pair: Pair) -> str | None:
+def _find_problem(pair: Pair, mask_threshold: int | None) -> str | None:
     try:
-        image, mask = read_image(pair.image), read_mask(pair.mask)
+        image, mask = read_image(pair.image), read_mask(pair.mask, mask_threshold)
     except UserError as error:
         return str(error)
     if image.shape[:2] != mask.shape:
@@ -158,13 +165,20 @@ def read_image(path: Path) -> np.ndarray:
     return np.asarray(image.convert("RGB"))
 
 
-def read_mask(path: Path) -> np.ndarray:
+def read_mask(path: Path, threshold: int | None = None) -> np.ndarray:
     """Read a mask file as (H, W) uint8, 1 for foreground and 0 for background.
 
+    Args:
+        threshold: the smallest grey value, in 0..255, that is foreground, in every file (published protocols: 128);
+            None: any non-zero pixel of a lossless file, values above 127 of a lossy one.
+
     Raises:
-        UserError: the file is unreadable or truncated.
+        UserError: the file is unreadable or truncated, or no pixel of a lossless file reaches the threshold though some
+            are not zero, as in a mask of 0 and 1.
     """
     image = _decode(path)
+    if threshold is not None:
+        return _at_least(image, threshold, path)
     foreground: np.ndarray
     if _is_lossy(image):
         foreground = np.asarray(image.convert("L")) > 127
@@ -174,6 +188,24 @@ def read_mask(path: Path) -> np.ndarray:
     else:
         values = np.asarray(image)
         foreground = np.atleast_3d(values).any(axis=2)  # type: ignore[assignment]
+    return foreground.astype(np.uint8)
+
+
+def _at_least(image: Image.Image, threshold: int, path: Path) -> np.ndarray:
+    """(H, W) uint8, 1 where the grey value is at least the threshold; 16-bit values are divided by 257."""
+    if image.mode.startswith("I"):
+        grey = np.clip(np.asarray(image, dtype=np.int64), 0, 65535) / 257
+    elif image.mode == "F":
+        grey = np.asarray(image)
+    else:
+        opaque = image if image.mode in ("1", "L", "RGB") else image.convert("RGB")
+        grey = np.asarray(opaque.convert("L"))
+    foreground = grey >= threshold
+    if not foreground.any() and grey.any() and not _is_lossy(image):
+        raise UserError(
+            f"{path}: no pixel is as bright as {threshold}, but some are not black (up to {grey.max():g}); "
+            "use --mask_threshold nonzero"
+        )
     return foreground.astype(np.uint8)
 
 
