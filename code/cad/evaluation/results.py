@@ -45,7 +45,7 @@ class Difference:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Scores of all methods on the same images under one protocol (plain values: size, thresholds, counts, versions)."""
+    """Scores of all methods on the same images under one protocol (plain values: size, thresholds, counts)."""
 
     protocol: dict[str, Any]
     names: list[str]
