@@ -24,7 +24,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             newest[summary["method"]] = summary
         if not newest:
             raise UserError(f"{args.output_dir / 'runs'}: no finished run; train first with ./run.sh")
-        rows = [table_row(run, run["metrics"], run.get("published", run["weights"])) for run in newest.values()]
+        rows = [
+            table_row(run["method"], run, run["metrics"], run.get("published", run["weights"]))
+            for run in newest.values()
+        ]
         print(f"means over {' and '.join(sorted({run['metrics']['on'] for run in newest.values()}))} images")
         print(format_table(rows))
 
