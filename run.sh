@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
-# Train CAD and SAM-Adapter and compare them. Edit the variables, or set them in the environment:
+# Train CAD and SAM-Adapter, or other METHODS, and compare them. Edit the variables, or set them in the environment:
 #
 #   TRAIN_IMAGE_DIR=images TRAIN_MASK_DIR=masks ./run.sh
 #
 # With nothing set it trains on the built-in demo: no data, no SAM weights, no GPU and no account needed.
 
+METHODS=${METHODS:-cad sa}                   # any of: cad sa decoder zero_shot
 BATCH_SIZE=${BATCH_SIZE:-4}
 PORT=${PORT:-29500}
 DIST=${DIST:-False}
@@ -21,6 +22,7 @@ DEMO=${DEMO:-camouflage}                     # which demo, when no data are set:
 set -euo pipefail
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
 source "$root/code/environment.sh"
+check_methods "$METHODS"
 find_python "$root" "$root/requirements.txt"
 
 flags=(--batch_size "$BATCH_SIZE" --port "$PORT" --dist "$DIST" --seed "$SEED" --project_name "$PROJECT_NAME")
@@ -41,7 +43,15 @@ case " $* " in
 esac
 
 started=$(date +%s)
-"$PYTHON" "$root/code/run_cad.py" "${flags[@]}" --publish sam_cad.pth "$@"
-"$PYTHON" "$root/code/run_sa.py" "${flags[@]}" --publish sam_sa.pth "$@"
+trained=
+for method in $METHODS; do
+    if [ "$method" = zero_shot ]; then
+        echo "zero_shot: SAM as it is, nothing to train; ./eval.sh scores it"
+    else
+        "$PYTHON" "$root/code/run_$method.py" "${flags[@]}" --publish "sam_$method.pth" "$@"
+        trained=yes
+    fi
+done
+[ -z "$trained" ] && exit 0
 echo
 "$PYTHON" "$root/code/summarize.py" --since "$started" "$@"

@@ -1,4 +1,5 @@
-# Sourced by run.sh, eval.sh and test.sh: sets PYTHON to an interpreter that has what requirements.txt asks for.
+# Sourced by run.sh, eval.sh and test.sh: find_python sets PYTHON to an interpreter that has what requirements.txt asks for,
+# check_methods refuses unknown METHODS.
 #
 # PYTHON set by the user wins; else .venv beside run.sh, completed if it lacks something; else the active Python if it
 # has everything; else .venv is made and filled, once.
@@ -34,4 +35,14 @@ find_python() {
             "$PYTHON" "$check" "$requirements" >&2 ||
             { echo "error: $root/.venv cannot be filled with what $requirements asks for" >&2; return 2; }
     fi
+}
+
+check_methods() {
+    local method
+    for method in $1; do
+        case "$method" in
+            cad | sa | decoder | zero_shot) ;;
+            *) echo "error: METHODS=\"$1\": expected any of cad, sa, decoder and zero_shot, found $method" >&2; return 2 ;;
+        esac
+    done
 }

@@ -26,7 +26,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         newest = newest_runs(args.output_dir / "runs", args.since)
         if not newest:
             raise UserError(f"{args.output_dir / 'runs'}: no finished run; train first with ./run.sh")
-        rows = [table_row(run, run["metrics"], run.get("published", run["weights"])) for run in newest.values()]
+        rows = [
+            table_row(run["method"], run, run["metrics"], run.get("published", run["weights"]))
+            for run in newest.values()
+        ]
         scored_on = " and ".join(sorted({run["metrics"]["on"] for run in newest.values()}))
         demo = "; of a demo: the software works, the numbers say nothing else" if newest_is_demo(newest) else ""
         print(f"means over {scored_on} images{demo}")

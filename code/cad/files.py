@@ -1,8 +1,9 @@
-"""Writing files so that a reader sees the old content or the new, never a part of either."""
+"""Writing files so that a reader sees the old content or the new, never a part of either; and folders of runs."""
 
 import json
 import os
 from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -37,3 +38,41 @@ def write_json(path: Path, content: Any) -> None:
     """Write plain values as indented JSON, atomically. Raises ValueError on NaN or infinity."""
     text = json.dumps(content, indent=2, allow_nan=False) + "\n"
     write_atomically(path, lambda file: file.write(text.encode()))
+
+
+def read_json_lines(path: Path) -> list[dict[str, Any]]:
+    """The records of a run's log.jsonl, in the order in which they were logged."""
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def start_run_folder(output_dir: Path, suffix: str = "") -> Path:
+    """Make `checkpoints/` and `runs/<start time><suffix>/`, as in May21_172910, or with `_2` behind it.
+
+    Raises:
+        UserError: the folder cannot be made.
+    """
+    start = datetime.now().strftime("%b%d_%H%M%S")
+    runs = output_dir / "runs"
+    try:
+        (output_dir / "checkpoints").mkdir(parents=True, exist_ok=True)
+        runs.mkdir(parents=True, exist_ok=True)
+        for number in range(1, 1000):
+            name = start if number == 1 else f"{start}_{number}"
+            folder = runs / (name + suffix)
+            if not (output_dir / "checkpoints" / f"{folder.name}.pth").exists():
+                try:
+                    folder.mkdir()
+                except FileExistsError:
+                    continue
+                return folder
+    except OSError as error:
+        raise UserError(f"{error.filename}: cannot be written: {error.strerror}; pass --output_dir") from error
+    raise UserError(f"{runs}: a thousand runs of this second exist")
+
+
+def hide_home(path: Path | str) -> str:
+    """The path as text, with `~` for the home folder, so that files that are passed on hold no user name."""
+    home = Path.home()
+    if home != Path(home.anchor) and Path(path).is_relative_to(home):
+        return str("~" / Path(path).relative_to(home))
+    return str(path)

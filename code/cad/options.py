@@ -89,7 +89,7 @@ def seed_number(text: str) -> int:
 
 
 def training_parser(prog: str, description: str) -> OneLineParser:
-    """The flags of run_cad.py and run_sa.py."""
+    """The flags of run_cad.py, run_sa.py and run_decoder.py."""
     parser = OneLineParser(prog=prog, description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     data = parser.add_argument_group("data")
     data.add_argument("--train_image_dir", type=user_path, metavar="DIR", help="folder of training images")
@@ -122,10 +122,10 @@ def training_parser(prog: str, description: str) -> OneLineParser:
         help="augmented views of each image, shown in turn, one an epoch; as many as epochs is training without a "
         "cache; 0 = no augmentation (default: %(default)s)",
     )
-    _add_reading_flags(data)
+    add_reading_flags(data)
 
     model = parser.add_argument_group("model")
-    _add_model_type(model)
+    add_model_type(model)
     model.add_argument(
         "--checkpoint",
         metavar="FILE",
@@ -145,7 +145,7 @@ def training_parser(prog: str, description: str) -> OneLineParser:
     training.add_argument(
         "--seed", type=seed_number, default=21, metavar="N", help="seed of everything random (default: 21)"
     )
-    _add_machine_flags(training)
+    add_machine_flags(training)
 
     _add_memory_flags(parser)
     output = parser.add_argument_group("output and logging")
@@ -194,7 +194,7 @@ def memory_parser(prog: str, description: str) -> OneLineParser:
     )
     parser.add_argument("--json", action="store_true", help="print JSON, memory in MiB")
     model = parser.add_argument_group("model")
-    _add_model_type(model)
+    add_model_type(model)
     parser.set_defaults(model_type="vit_b")
     _add_image_size(model)
     _add_batch_flags(parser.add_argument_group("training"))
@@ -249,46 +249,8 @@ def _add_memory_flags(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def evaluation_parser(prog: str, description: str) -> OneLineParser:
-    """The flags of evaluate.py."""
-    parser = OneLineParser(prog=prog, description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    data = parser.add_argument_group("data")
-    data.add_argument(
-        "--test_image_dir",
-        type=user_path,
-        metavar="DIR",
-        help="folder of test images (default: the demo's, for demo weights)",
-    )
-    data.add_argument("--test_mask_dir", type=user_path, metavar="DIR", help="folder of their masks")
-    _add_reading_flags(data)
-
-    model = parser.add_argument_group("model")
-    model.add_argument(
-        "--checkpoint",
-        type=user_path,
-        nargs="+",
-        required=True,
-        metavar="FILE",
-        help="trained weights, one or more files",
-    )
-    model.add_argument(
-        "--sam_checkpoint",
-        type=user_path,
-        metavar="FILE",
-        help="the SAM weights they were trained on (default: that file beside each checkpoint, else in checkpoints/)",
-    )
-    _add_model_type(model, note="only checked against the files, which know theirs")
-    running = parser.add_argument_group("running")
-    running.add_argument("--batch_size", type=positive_int, default=4, metavar="N", help="images at once (default: 4)")
-    running.add_argument(
-        "--seed", type=seed_number, default=21, metavar="N", help="accepted as in the original; nothing here is random"
-    )
-    _add_machine_flags(running)
-    add_output_dir(parser.add_argument_group("output"))
-    return parser
-
-
-def _add_reading_flags(group: argparse._ArgumentGroup) -> None:
+def add_reading_flags(group: argparse._ArgumentGroup) -> None:
+    """What to do about files without a partner, and how many processes read."""
     group.add_argument(
         "--skip_unpaired",
         action="store_true",
@@ -303,9 +265,10 @@ def _add_reading_flags(group: argparse._ArgumentGroup) -> None:
     )
 
 
-def _add_model_type(
+def add_model_type(
     group: argparse._ArgumentGroup, note: str = "default: vit_b; vit_demo is a small one without pretrained weights"
 ) -> None:
+    """The flag that names the size of SAM."""
     group.add_argument("--model_type", choices=MODEL_TYPES, help=f"size of SAM ({note})")
 
 
@@ -318,7 +281,8 @@ def _add_image_size(group: argparse._ArgumentGroup) -> None:
     )
 
 
-def _add_machine_flags(group: argparse._ArgumentGroup) -> None:
+def add_machine_flags(group: argparse._ArgumentGroup) -> None:
+    """The flag that says what to compute on."""
     group.add_argument(
         "--device",
         default="auto",
@@ -392,8 +356,11 @@ def _resolve_demo(args: argparse.Namespace) -> None:
     args.lr = args.lr or DEMO_LR
 
 
-def sam_checkpoint_path(model_type: str, given: str | None, checkpoints: Path) -> str:
+def sam_checkpoint_path(model_type: str, given: str | None, checkpoints: Path, flag: str = "--checkpoint") -> str:
     """The SAM weights to start from: a path, or the word "random".
+
+    Args:
+        flag: what `given` came from, for errors.
 
     Raises:
         MissingPathError: the file does not exist.
@@ -406,8 +373,8 @@ def sam_checkpoint_path(model_type: str, given: str | None, checkpoints: Path) -
     path = user_path(given) if given else checkpoints / official
     if not path.is_file():
         raise MissingPathError(
-            f"--checkpoint {path}: no such file; expected SAM's {model_type} weights"
+            f"{flag} {path}: no such file; expected SAM's {model_type} weights"
             + (f" ({official}, from the segment-anything repository's model checkpoints)" if official else "")
-            + "; --checkpoint random trains on random weights, on purpose"
+            + f"; {flag} random takes random weights, on purpose"
         )
     return str(path)

@@ -223,3 +223,29 @@ def test_compression_noise_of_a_lossy_mask_is_not_foreground(tmp_path, name):
     save(tmp_path / name, np.stack([values] * 3, axis=2), quality=30)
     assert np.asarray(Image.open(tmp_path / name).convert("L"))[:, :13].max() > 0  # there is noise
     assert np.array_equal(read_mask(tmp_path / name), values // 255)
+
+
+def test_a_mask_threshold_counts_grey_values_of_at_least_it(tmp_path):
+    levels = np.array([[0, 1, 127, 128, 255]], np.uint8)
+    assert read_mask(save(tmp_path / "m.png", levels)).tolist() == [[0, 1, 1, 1, 1]]
+    assert read_mask(tmp_path / "m.png", 128).tolist() == [[0, 0, 0, 1, 1]]
+    deep = np.array([[0, 127 * 257, 128 * 257, 65535]], np.uint16)
+    assert read_mask(save(tmp_path / "deep.png", deep), 128).tolist() == [[0, 0, 1, 1]]
+    assert read_mask(save(tmp_path / "bit.png", np.array([[False, True]])), 128).tolist() == [[0, 1]]
+    opaque = np.full((1, 2, 4), 255, np.uint8)
+    opaque[0, 0, :3] = 0
+    assert read_mask(save(tmp_path / "rgba.png", opaque), 128).tolist() == [[0, 1]]
+    assert not read_mask(save(tmp_path / "empty.png", levels * 0), 128).any()
+
+
+def test_a_mask_of_zeros_and_ones_is_not_silently_empty_at_128(tmp_path, pair_folders):
+    save(tmp_path / "m.png", np.array([[0, 1]], np.uint8))
+    with pytest.raises(
+        UserError, match=r"no pixel is as bright as 128, but .*\(up to 1\); use --mask_threshold nonzero"
+    ):
+        read_mask(tmp_path / "m.png", 128)
+    pair = find_pairs(*pair_folders)[0]
+    save(pair.mask, np.ones((32, 40), np.uint8))
+    check_pairs([pair], progress=False)
+    with pytest.raises(UserError, match="1 of 1 pairs cannot be used: .*use --mask_threshold nonzero"):
+        check_pairs([pair], progress=False, mask_threshold=128)

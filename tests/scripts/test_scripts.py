@@ -1,6 +1,7 @@
 """The scripts in-process, as their main functions: what a user gets, and what bad input gets."""
 
 import errno
+import json
 import shutil
 from pathlib import Path
 
@@ -66,8 +67,88 @@ def test_evaluation_and_summary_print_one_row_a_method(flags, pair_folders, tmp_
     folders = ["--test_image_dir", str(pair_folders[0]), "--test_mask_dir", str(pair_folders[1])]
     assert evaluate.main(["--checkpoint", *weights, *folders, *FAST, *output]) == 0
     table = capsys.readouterr().out.splitlines()
-    assert table[0] == "6 test images, scored at 32 pixels, means over images"
-    assert [line.split()[0] for line in table[3:]] == ["cad", "sam_adapter"]
+    assert table[0].startswith("6 test images, compared at 32 pixels, mask threshold nonzero, maps not stretched")
+    assert [line.split()[0] for line in table[3:5]] == ["cad", "sam_adapter"]
+    assert [line.split()[0] for line in table[8:]] == ["cad", "sam_adapter", "results:"]
+
+
+@pytest.fixture
+def score(tmp_path, pair_folders, capsys):
+    """Evaluate on the test pairs with some flags; returns (metrics.json, standard output, the folder)."""
+
+    def run(*evaluation_flags):
+        folders = ["--test_image_dir", str(pair_folders[0]), "--test_mask_dir", str(pair_folders[1])]
+        output = ["--output_dir", str(tmp_path / "scored"), *FAST]
+        capsys.readouterr()
+        code = evaluate.main([*map(str, evaluation_flags), *folders, *output])
+        printed = capsys.readouterr()
+        assert code == 0, printed.err
+        folder = max((tmp_path / "scored" / "runs").glob("*-eval"), key=lambda path: path.stat().st_mtime_ns)
+        return json.loads((folder / "metrics.json").read_text()), printed.out, folder
+
+    return run
+
+
+ZERO_SHOT = ("--method", "zero_shot", "--model_type", "vit_demo", "--sam_checkpoint", "random")
+
+
+def keep_pairs(pair_folders, names):
+    for folder in pair_folders:
+        for path in folder.iterdir():
+            if path.stem not in names:
+                path.unlink()
+
+
+def test_zero_shot_beside_checkpoints_shares_their_sam(flags, tmp_path, score):
+    assert run_cad.main([*flags, "--publish", "w.pth"]) == 0
+    weights = tmp_path / "out" / "checkpoints" / "w.pth"
+    found, out, folder = score("--checkpoint", weights, weights, "--method", "zero_shot", "--save_masks")
+    assert list(found["methods"]) == ["w", "w_2", "zero_shot"]
+    base = read_weights(weights).metadata["base"]
+    assert found["methods"]["zero_shot"]["metadata"]["base"]["seed"] == base["seed"]
+    same = [one for one in found["differences"] if (one["first"], one["second"]) == ("w", "w_2")]
+    assert len(same) == 14 and {one["verdict"] for one in same} == {"no difference seen"}
+    assert len(list((folder / "masks" / "w_2").iterdir())) == len(list((folder / "probabilities" / "w").iterdir())) == 6
+    assert f"results: {folder}" in out
+
+
+def test_original_size_and_the_published_mask_threshold_are_recorded(score):
+    found, out, folder = score(*ZERO_SHOT, "--metric_size", "original", "--mask_threshold", "128", "--normalize_maps")
+    choices = {"metric_size": "original", "mask_threshold": 128, "normalize_maps": True}
+    assert found["protocol"].items() >= choices.items()
+    assert "compared at the masks' own size, mask threshold 128, maps stretched to 0..1" in out
+    assert {path.name for path in folder.iterdir()} == {"metrics.json", "per_image.csv", "table.md", "table.tex"}
+
+
+def test_a_test_set_of_one_image_has_values_without_intervals(score, pair_folders):
+    keep_pairs(pair_folders, ["photo_2"])
+    found, _, _ = score(*ZERO_SHOT)
+    for estimate in found["methods"]["zero_shot"]["metrics"].values():
+        assert estimate["value"] is not None and estimate["ci"] is None and "one image" in estimate["reason"]
+
+
+def test_masks_that_are_all_empty_give_a_result(score, pair_folders):
+    for path in pair_folders[1].iterdir():
+        Image.fromarray(np.zeros((32, 40), np.uint8)).save(path)
+    for protocol in ([], ["--mask_threshold", "128"]):
+        found, out, _ = score(*ZERO_SHOT, *protocol)
+        metrics = found["methods"]["zero_shot"]["metrics"]
+        undefined = {name for name, estimate in metrics.items() if estimate["value"] is None}
+        assert undefined == {"weighted_f", "f_measure", "ber_pooled"}
+        assert all(metrics[name]["reason"] for name in undefined)
+        assert "nan" not in out.lower()
+
+
+def test_weights_of_different_image_sizes_are_compared_at_one(flags, tmp_path, score):
+    files = []
+    for size in (32, 64):
+        assert run_decoder.main([*changed(flags, "--image_size", size), "--publish", f"{size}.pth"]) == 0
+        files.append(tmp_path / "out" / "checkpoints" / f"{size}.pth")
+    found, out, _ = score("--checkpoint", *files)
+    assert "the weights' image sizes differ (32, 64): all are compared at 512 pixels" in out
+    assert found["protocol"]["metric_size"] == 512 and list(found["methods"]) == ["32", "64"]
+    found, out, _ = score("--checkpoint", *files, "--metric_size", "40")
+    assert found["protocol"]["metric_size"] == 40 and "image sizes differ (" not in out
 
 
 def test_embedding_ahead_leaves_nothing_to_encode_for_cad_and_decoder(flags, tmp_path, capsys):
@@ -205,6 +286,16 @@ def test_evaluation_refuses_what_it_cannot_score(capsys, tmp_path, flags):
     refused("--test_image_dir and --test_mask_dir are not set", "--checkpoint", weights)
     refused("--test_mask_dir is not set", "--checkpoint", weights, "--test_image_dir", "i")
     refused("holds vit_demo, not --model_type vit_b", "--checkpoint", weights, "--model_type", "vit_b")
+    refused("w.pth: holds weights of cad, not of --method decoder", "--checkpoint", weights, "--method", "decoder")
+    refused("no checkpoint: pass --checkpoint FILE")
+    refused("--metric_size: expected a whole number of at least 1", "--checkpoint", weights, "--metric_size", "big")
+    empty = tmp_path / "no-masks"
+    empty.mkdir()
+    images = str(tmp_path / "data" / "image")
+    missing = ["--test_image_dir", images, "--test_mask_dir", str(empty)]
+    refused("no-masks: no image files found", "--checkpoint", weights, *missing)
+    shutil.copy(tmp_path / "data" / "mask" / "photo_1.png", empty)
+    refused("5 images without a mask (photo_0.jpg", "--checkpoint", weights, *missing)
     refused("i: no such folder", "--checkpoint", weights, "--test_image_dir", "i", "--test_mask_dir", "m")
 
 
@@ -239,5 +330,5 @@ def test_the_demo_learns(tmp_path, capsys):
     losses = [float(line.split("loss ")[1].split()[0]) for line in out.splitlines() if line.startswith("epoch ")]
     assert losses[-1] < 0.8 * losses[0]
     assert evaluate.main(["--checkpoint", str(tmp_path / "out" / "checkpoints" / "sam_cad.pth"), *output]) == 0
-    row = capsys.readouterr().out.splitlines()[-1].split()
+    row = next(line.split() for line in capsys.readouterr().out.splitlines() if line.startswith("cad "))
     assert float(row[1]) > 0.6

@@ -27,7 +27,9 @@ def project(tmp_path):
 def run(script, cwd, *arguments, **environment):
     """Run a script in `cwd` with this Python, and return (exit code, standard output, standard error)."""
     clean = {
-        name: value for name, value in os.environ.items() if not name.startswith(("TRAIN_", "TEST_", "CHECKPOINT"))
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("TRAIN_", "TEST_", "CHECKPOINT", "METHODS"))
     }
     environment = {**clean, "PYTHON": sys.executable, "WANDB_MODE": "disabled", **environment}
     done = subprocess.run([script, *arguments], cwd=cwd, env=environment, capture_output=True, text=True, timeout=300)
@@ -51,8 +53,8 @@ def test_the_demo_trains_both_and_eval_scores_both_from_any_folder(project, tmp_
 
     code, out, err = run(project / "eval.sh", elsewhere, "--num_workers", "0")
     assert code == 0, err
-    assert "20 test images, scored at 64 pixels" in out
-    assert re.findall(r"^(cad|sam_adapter) ", out, re.MULTILINE) == ["cad", "sam_adapter"]
+    assert "20 test images, compared at 64 pixels" in out
+    assert re.findall(r"^(cad|sam_adapter) ", out, re.MULTILINE) == ["cad", "sam_adapter"] * 2
 
 
 def test_own_folders_are_relative_to_the_user_and_a_missing_one_is_no_demo(project, tmp_path):
@@ -70,6 +72,24 @@ def test_own_folders_are_relative_to_the_user_and_a_missing_one_is_no_demo(proje
     code, out, err = run(project / "eval.sh", tmp_path, "--num_workers", "0", **folders)
     assert code == 0, err
     assert "6 test images" in out
+
+
+def test_methods_choose_what_is_trained_and_scored(project, tmp_path):
+    write_pairs(tmp_path / "mine")
+    settings = {"MODEL_TYPE": "vit_demo", "METHODS": "decoder zero_shot"}
+    quick = ["--image_size", "32", "--num_workers", "0"]
+    train = {"TRAIN_IMAGE_DIR": "mine/image", "TRAIN_MASK_DIR": "mine/mask", "EPOCH": "1", "BATCH_SIZE": "2"}
+    code, out, err = run(project / "run.sh", tmp_path, *quick, **settings, **train)
+    assert code == 0, err
+    assert "zero_shot: SAM as it is, nothing to train" in out
+    assert {path.name for path in (project / "checkpoints").iterdir()} >= {"sam_decoder.pth"}
+    test = {"TEST_IMAGE_DIR": "mine/image", "TEST_MASK_DIR": "mine/mask"}
+    code, out, err = run(project / "eval.sh", tmp_path, "--num_workers", "0", **settings, **test)
+    assert code == 0, err
+    assert re.findall(r"^(decoder|zero_shot) ", out, re.MULTILINE) == ["decoder", "zero_shot"] * 2
+    for script in ("run.sh", "eval.sh"):
+        code, _, err = run(project / script, tmp_path, METHODS="cad sam")
+        assert code == 2 and 'METHODS="cad sam": expected any of cad, sa, decoder and zero_shot, found sam' in err
 
 
 def test_only_a_checkpoint_set_is_no_demo(project):

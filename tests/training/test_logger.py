@@ -1,31 +1,11 @@
 import json
-import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from cad.errors import UserError
-from cad.training.logger import PRIVATE, RunLog, start_run_folder, wandb_mode
-
-
-def test_run_folders_are_named_after_the_start_and_never_shared(tmp_path):
-    folders = [start_run_folder(tmp_path) for _ in range(4)]
-    assert len(set(folders)) == 4
-    assert all(re.fullmatch(r"[A-Z][a-z]{2}\d\d_\d{6}(_\d+)?", folder.name) for folder in folders)
-
-
-def test_a_folder_that_cannot_be_made_is_one_line(tmp_path):
-    (tmp_path / "runs").write_text("a file in the way")
-    with pytest.raises(UserError, match="runs: cannot be written"):
-        start_run_folder(tmp_path)
-
-
-def test_a_blocked_checkpoints_folder_is_one_line_and_leaves_no_run(tmp_path):
-    (tmp_path / "checkpoints").write_text("a file in the way")
-    with pytest.raises(UserError, match=r"checkpoints: cannot be written"):
-        start_run_folder(tmp_path)
-    assert not (tmp_path / "runs").exists()
+from cad.training.logger import PRIVATE, RunLog, wandb_mode
 
 
 def test_auto_is_online_only_with_a_key(monkeypatch, tmp_path):

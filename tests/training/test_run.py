@@ -8,7 +8,7 @@ from conftest import write_pairs
 from PIL import Image
 
 from cad.errors import UserError
-from cad.models.segmenter import METHODS
+from cad.models.segmenter import TRAINED_METHODS
 from cad.models.weights import load_segmenter, read_weights
 from cad.options import resolve_training, training_parser
 from cad.training.engine import Best
@@ -31,7 +31,7 @@ def without_times(records):
     return [{key: value for key, value in record.items() if key != "seconds"} for record in records]
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", TRAINED_METHODS)
 def test_two_runs_give_identical_numbers_and_weights(pair_folders, tmp_path, method):
     states = []
     for name in ("a", "b"):
@@ -93,7 +93,7 @@ def test_the_encoder_is_gone_before_training_starts(pair_folders, tmp_path):
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", TRAINED_METHODS)
 def test_half_precision_trains_close_to_full_precision(pair_folders, tmp_path, method, precision):
     train(resolved(pair_folders, tmp_path / "a"), method)
     train(resolved(pair_folders, tmp_path / "b", "--precision", precision), method)

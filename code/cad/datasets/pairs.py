@@ -102,13 +102,20 @@ def find_pairs(
     return pairs
 
 
-def check_pairs(pairs: list[Pair], workers: int = 8, progress: bool = True, needs_foreground: bool = False) -> None:
+def check_pairs(
+    pairs: list[Pair],
+    workers: int = 8,
+    progress: bool = True,
+    needs_foreground: bool = False,
+    mask_threshold: int | None = None,
+) -> None:
     """Decode every file of every pair completely and compare the sizes.
 
     A header says too little: a truncated PNG has a sound one.
 
     Args:
         needs_foreground: refuse pairs of which no mask has a foreground pixel: nothing can be learnt from them.
+        mask_threshold: see `read_mask`.
 
     Raises:
         UserError: a file cannot be decoded, or an image and its mask differ in size; the first such files are named.
@@ -117,7 +124,7 @@ def check_pairs(pairs: list[Pair], workers: int = 8, progress: bool = True, need
     problems = []
     with ThreadPoolExecutor(workers) as pool:
         checks = tqdm(
-            pool.map(_check_pair, pairs),
+            pool.map(lambda pair: _check_pair(pair, mask_threshold), pairs),
             total=len(pairs),
             desc="checking files",
             disable=None if progress else True,
@@ -135,10 +142,10 @@ def check_pairs(pairs: list[Pair], workers: int = 8, progress: bool = True, need
         )
 
 
-def _check_pair(pair: Pair) -> tuple[str | None, bool]:
+def _check_pair(pair: Pair, mask_threshold: int | None) -> tuple[str | None, bool]:
     """(what is wrong with a pair or None, whether its mask has foreground)."""
     try:
-        image, mask = read_image(pair.image), read_mask(pair.mask)
+        image, mask = read_image(pair.image), read_mask(pair.mask, mask_threshold)
     except UserError as error:
         return str(error), False
     problem = None
@@ -178,13 +185,20 @@ def read_image(path: Path) -> np.ndarray:
     return np.asarray(image.convert("RGB"))
 
 
-def read_mask(path: Path) -> np.ndarray:
+def read_mask(path: Path, threshold: int | None = None) -> np.ndarray:
     """Read a mask file as (H, W) uint8, 1 for foreground and 0 for background.
 
+    Args:
+        threshold: the smallest grey value, in 0..255, that is foreground, in every file (published protocols: 128);
+            None: any non-zero pixel of a lossless file, values above 127 of a lossy one.
+
     Raises:
-        UserError: the file is unreadable or truncated.
+        UserError: the file is unreadable or truncated, or no pixel of a lossless file reaches the threshold though some
+            are not zero, as in a mask of 0 and 1.
     """
     image = _decode(path)
+    if threshold is not None:
+        return _at_least(image, threshold, path)
     foreground: np.ndarray
     if image.info["lossy"]:
         foreground = np.asarray(image.convert("L")) > 127
@@ -199,6 +213,24 @@ def read_mask(path: Path) -> np.ndarray:
     else:
         # A palette index or an alpha value says nothing about foreground: the colour does.
         foreground = np.asarray(image.convert("RGB")).any(axis=2)  # type: ignore[assignment]
+    return foreground.astype(np.uint8)
+
+
+def _at_least(image: Image.Image, threshold: int, path: Path) -> np.ndarray:
+    """(H, W) uint8, 1 where the grey value is at least the threshold; 16-bit values are divided by 257."""
+    if image.mode.startswith("I"):
+        grey = np.clip(np.asarray(image, dtype=np.int64), 0, 65535) / 257
+    elif image.mode == "F":
+        grey = np.asarray(image)
+    else:
+        opaque = image if image.mode in ("1", "L", "RGB") else image.convert("RGB")
+        grey = np.asarray(opaque.convert("L"))
+    foreground = grey >= threshold
+    if not foreground.any() and grey.any() and not image.info["lossy"]:
+        raise UserError(
+            f"{path}: no pixel is as bright as {threshold}, but some are not black (up to {grey.max():g}); "
+            "use --mask_threshold nonzero"
+        )
     return foreground.astype(np.uint8)
 
 

@@ -1,26 +1,44 @@
-"""The table that run.sh and eval.sh print: one row a method."""
+"""Tables: what run.sh and eval.sh print, and what is ready to paste, in Markdown and LaTeX."""
 
+from collections.abc import Mapping
 from typing import Any
 
+from cad.evaluation.measures import MEASURES
+from cad.evaluation.results import Estimate, Evaluation, MethodResult
+
 COLUMNS = ("method", "Dice", "IoU", "BCE", "IoU loss", "trained parameters", "s/epoch", "weights")
+FIELD_COLUMNS = ("method", "S", "E mean", "E max", "E adp", "wF", "F mean", "MAE", "BER %", "BER/image %", "bIoU")
+_FIELD_METRICS = (
+    *("s_measure", "e_measure_mean", "e_measure_max", "e_measure_adaptive", "weighted_f"),
+    *("f_measure", "mae", "ber_pooled", "ber_per_image", "boundary_iou"),
+)
 
 
-def table_row(metadata: dict[str, Any], scores: dict[str, float], weights: str) -> tuple[str, ...]:
+def table_row(
+    label: str, metadata: dict[str, Any], scores: Mapping[str, float | None], weights: str
+) -> tuple[str, ...]:
     """One row: the scores are means over images; parameters and seconds are those of the weights' metadata."""
     trained, seconds = metadata.get("trainable_parameters"), metadata.get("seconds_per_epoch")
     return (
-        metadata["method"],
-        *(f"{scores[name]:.4f}" for name in ("dice", "iou", "bce", "iou_loss")),
-        f"{trained:,}" if trained else "unknown",
-        f"{seconds:.1f}" if seconds else "unknown",
+        label,
+        *(_number(scores[name]) for name in ("dice", "iou", "bce", "iou_loss")),
+        "unknown" if trained is None else f"{trained:,}",
+        "-" if trained == 0 else f"{seconds:.1f}" if seconds else "unknown",
         weights,
     )
 
 
-def format_table(rows: list[tuple[str, ...]], columns: tuple[str, ...] = COLUMNS) -> str:
-    """Plain text, columns aligned: words to the left, numbers to the right."""
+def field_row(result: MethodResult) -> tuple[str, ...]:
+    """One row of the metrics of the field's papers."""
+    return (result.label, *(_number(result.summary[name].value, _digits(name)) for name in _FIELD_METRICS))
+
+
+def format_table(
+    rows: list[tuple[str, ...]], columns: tuple[str, ...] = COLUMNS, words: tuple[int, ...] = (0, -1)
+) -> str:
+    """Plain text, columns aligned: numbers to the right, the columns of `words` to the left."""
     widths = [max(len(row[i]) for row in [columns, *rows]) for i in range(len(columns))]
-    left = {0, len(columns) - 1}
+    left = {index % len(columns) for index in words}
 
     def line(row: tuple[str, ...]) -> str:
         cells = (
@@ -29,3 +47,86 @@ def format_table(rows: list[tuple[str, ...]], columns: tuple[str, ...] = COLUMNS
         return "  ".join(cells).rstrip()
 
     return "\n".join([line(columns), "  ".join("-" * width for width in widths), *map(line, rows)])
+
+
+def markdown_table(evaluation: Evaluation) -> str:
+    """Metrics as rows, methods as columns, each value with its interval; then the differences; then the protocol."""
+    methods = evaluation.methods
+    lines = [
+        f"| metric | {' | '.join(_markdown_text(result.label) for result in methods)} |",
+        "|---" * (len(methods) + 1) + "|",
+    ]
+    for name, measure in MEASURES.items():
+        cells = (_with_interval(result.summary[name], name) for result in methods)
+        lines.append(f"| {measure.title} {measure.arrow} | {' | '.join(cells)} |")
+    if evaluation.differences:
+        lines += ["", "| metric | first | second | first minus second | first is |", "|---|---|---|---|---|"]
+    for one in evaluation.differences:
+        labels = f"{_markdown_text(one.first)} | {_markdown_text(one.second)}"
+        cell = _with_interval(one.estimate, one.metric, signed=True)
+        lines.append(f"| {MEASURES[one.metric].title} | {labels} | {cell} | {one.verdict} |")
+    return "\n".join([*lines, "", protocol_line(evaluation.protocol), ""])
+
+
+def latex_table(evaluation: Evaluation) -> str:
+    """A `table` for booktabs: metrics as rows, methods as columns, each value with its interval below it."""
+    methods = evaluation.methods
+    lines = [
+        "% needs \\usepackage{booktabs}",
+        "\\begin{table}",
+        "  \\centering",
+        f"  \\caption{{{_latex_text(protocol_line(evaluation.protocol))}}}",
+        f"  \\begin{{tabular}}{{l{'c' * len(methods)}}}",
+        "    \\toprule",
+        f"    Metric & {' & '.join(_latex_text(result.label) for result in methods)} \\\\",
+        "    \\midrule",
+    ]
+    for name, measure in MEASURES.items():
+        arrow = "\\downarrow" if measure.lower_is_better else "\\uparrow"
+        cells = " & ".join(_latex_cell(result.summary[name], name) for result in methods)
+        lines.append(f"    {measure.latex} ${arrow}$ & {cells} \\\\")
+    return "\n".join([*lines, "    \\bottomrule", "  \\end{tabular}", "\\end{table}", ""])
+
+
+def protocol_line(protocol: dict[str, Any]) -> str:
+    """The choices that the numbers depend on, in one sentence."""
+    size = protocol["metric_size"]
+    return (
+        f"{protocol['images']} test images, compared at "
+        + ("the masks' own size" if size == "original" else f"{size} pixels")
+        + f", mask threshold {protocol['mask_threshold']}, maps "
+        + ("stretched to 0..1" if protocol["normalize_maps"] else "not stretched to 0..1")
+        + "; means over images unless pooled; in brackets 95 % bootstrap intervals over images "
+        + f"({protocol['resamples']} resamples)."
+        + (" Synthetic demo: the numbers do not measure the methods." if protocol["demo"] else "")
+    )
+
+
+def _digits(metric: str) -> int:
+    return 2 if metric.startswith("ber") else 4
+
+
+def _number(value: float | None, digits: int = 4, signed: bool = False) -> str:
+    return "-" if value is None else f"{value:{'+' if signed else ''}.{digits}f}"
+
+
+def _with_interval(estimate: Estimate, metric: str, signed: bool = False) -> str:
+    text = _number(estimate.value, _digits(metric), signed)
+    if estimate.ci is None:
+        return text
+    low, high = (_number(end, _digits(metric), signed) for end in estimate.ci)
+    return f"{text} [{low}, {high}]"
+
+
+def _latex_cell(estimate: Estimate, metric: str) -> str:
+    value, _, interval = _with_interval(estimate, metric).partition(" ")
+    value = "--" if value == "-" else value
+    return f"{value} {{\\scriptsize {interval}}}" if interval else value
+
+
+def _markdown_text(text: str) -> str:
+    return text.replace("|", "\\|").replace("_", "\\_")
+
+
+def _latex_text(text: str) -> str:
+    return "".join(f"\\{letter}" if letter in "_%&#$" else letter for letter in text)

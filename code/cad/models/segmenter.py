@@ -5,6 +5,7 @@
 | `cad`         | frozen, no gradient              | 0.1 * ConvAdapter(image)    | adapter, mask decoder      |
 | `sam_adapter` | frozen, SAM-Adapter inside       | nothing                     | adapter, mask decoder      |
 | `decoder`     | frozen, no gradient              | nothing                     | mask decoder               |
+| `zero_shot`   | frozen, no gradient              | nothing                     | nothing                    |
 
 The prompt is one box over the whole image, so its embedding is a constant of the model, kept at batch 1.
 Source: arXiv 2409.15889; docs/METHOD.md.
@@ -21,12 +22,14 @@ from cad.models.conv_adapter import ConvAdapter, adapter_input
 from cad.models.sam import Sam, normalise_for_encoder, resize_for_encoder
 from cad.models.sam_adapter import SamAdapterEncoder
 
-METHODS = ("cad", "sam_adapter", "decoder")
+TRAINED_METHODS = ("cad", "sam_adapter", "decoder")
+METHODS = (*TRAINED_METHODS, "zero_shot")
 ADAPTER_SCALE = 0.1
 
 
 class Segmenter(nn.Module):
-    """SAM with one method's adapter. Everything is frozen by structure except the adapter and the mask decoder.
+    """SAM with one method's adapter. Everything is frozen by structure except the adapter and the mask decoder, and
+    these too for `zero_shot`, which is SAM as it is.
 
     What the loss cannot reach in the mask decoder (the IoU head and the hypernetworks of the multimask outputs) is
     frozen too. Frozen modules stay in eval mode under `train()`.
@@ -66,6 +69,8 @@ class Segmenter(nn.Module):
         self._embed_prompt()
 
     def _trained_modules(self) -> list[nn.Module]:
+        if self.method == "zero_shot":
+            return []
         if self.conv_adapter is not None:
             return [self.conv_adapter, self.mask_decoder]
         if isinstance(self.image_encoder, SamAdapterEncoder):

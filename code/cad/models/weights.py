@@ -25,7 +25,7 @@ from cad.models.sam import (
     load_sam,
     read_weights_file,
 )
-from cad.models.segmenter import METHODS, Segmenter
+from cad.models.segmenter import TRAINED_METHODS, Segmenter
 
 FORMAT = "sam-cad weights"
 FORMAT_VERSION = 1
@@ -56,12 +56,23 @@ def save_weights(path: Path, segmenter: Segmenter, metadata: Mapping[str, Any]) 
     write_atomically(path, lambda file: torch.save(content, file))
 
 
-def read_weights(path: Path) -> TrainedWeights:
+def read_weights(path: Path, method: str | None = None) -> TrainedWeights:
     """Read a trained file of this project or of the original's code.
+
+    Args:
+        method: what the file must hold. Of a whole SAM without an adapter, as the original saves after training the
+            mask decoder alone, only this can say that it was trained.
 
     Raises:
         MissingPathError, UserError: no such file, or one that holds something else; see `read_weights_file`.
     """
+    trained = _read_any(path, accept_plain_sam=method == "decoder")
+    if method not in (None, trained.metadata["method"]):
+        raise UserError(f"{path}: holds weights of {trained.metadata['method']}, not of --method {method}")
+    return trained
+
+
+def _read_any(path: Path, accept_plain_sam: bool) -> TrainedWeights:
     content = read_weights_file(path)
     if isinstance(content, dict) and content.get("format") == FORMAT:
         if content.get("version") != FORMAT_VERSION:
@@ -76,15 +87,23 @@ def read_weights(path: Path) -> TrainedWeights:
         for marker, method in _ADAPTER_OF.items():
             if marker in content:
                 return _from_original(path, content, method)
+        if "image_encoder.pos_embed" in content:
+            if accept_plain_sam:
+                return _from_original(path, content, "decoder")
+            raise UserError(
+                f"{path}: a whole SAM without an adapter: pass --method decoder if its mask decoder was trained, or "
+                "pass it as --sam_checkpoint with --method zero_shot if nothing was"
+            )
     raise UserError(
-        f"{path}: not trained weights: expected a file that run_cad.py or run_sa.py wrote, or the original's"
+        f"{path}: not trained weights: expected a file that run_cad.py, run_sa.py or run_decoder.py wrote, or the "
+        "original's"
     )
 
 
 def _check_metadata(path: Path, metadata: Any) -> None:
     if not isinstance(metadata, dict):
         raise UserError(f"{path}: the metadata are missing; the file is damaged, train again")
-    expected = {"method": METHODS, "model_type": tuple(SAM_SIZES)}
+    expected = {"method": TRAINED_METHODS, "model_type": tuple(SAM_SIZES)}
     for key, known in expected.items():
         if metadata.get(key) not in known:
             raise UserError(f"{path}: {key} is {metadata.get(key)!r}, expected one of {', '.join(known)}")
@@ -117,25 +136,26 @@ def _from_original(path: Path, content: dict[str, Tensor], method: str) -> Train
 
 
 def load_segmenter(
-    path: Path, checkpoints: Path, sam_checkpoint: Path | None = None
+    path: Path, checkpoints: Path, sam_checkpoint: Path | None = None, method: str | None = None
 ) -> tuple[Segmenter, dict[str, Any]]:
     """Make the segmenter that a trained file describes, in eval mode, and return it with the metadata.
 
     Args:
         checkpoints: folder in which SAM's weights are looked for, after the trained file's own.
         sam_checkpoint: SAM's weights, where they are elsewhere.
+        method: see `read_weights`.
 
     Raises:
         MissingPathError, UserError: the file or its SAM weights are missing, damaged or not those it was trained on.
     """
-    trained = read_weights(path)
+    trained = read_weights(path, method)
     method, model_type = trained.metadata["method"], trained.metadata["model_type"]
     if trained.whole_sam:
         sam_state = {name: tensor for name, tensor in trained.state.items() if not _belongs_to_adapter(name)}
         segmenter = Segmenter(build_sam(SAM_SIZES[model_type], sam_state, str(path)), method)
         expected: Mapping[str, Tensor] = segmenter.state_dict()
     else:
-        sam, found = load_sam(model_type, *_find_base(trained, checkpoints, sam_checkpoint))
+        sam, found = load_sam(model_type, *find_base(trained, checkpoints, sam_checkpoint))
         _check_base(trained, found)
         segmenter = Segmenter(sam, method)
         expected = segmenter.trained_state()
@@ -149,8 +169,12 @@ def _belongs_to_adapter(name: str) -> bool:
     return name.startswith(("conv_adapter.", *_SAM_ADAPTER_PREFIXES))
 
 
-def _find_base(trained: TrainedWeights, checkpoints: Path, given: Path | None) -> tuple[str | Path, int]:
-    """(SAM checkpoint or "random", seed) for `load_sam`."""
+def find_base(trained: TrainedWeights, checkpoints: Path, given: Path | None) -> tuple[str | Path, int]:
+    """(SAM checkpoint or "random", seed) for `load_sam`, of weights that are not a whole SAM.
+
+    Raises:
+        MissingPathError: the file is not there.
+    """
     base = trained.metadata["base"]
     if base["source"] == "random":
         return "random", int(base["seed"])

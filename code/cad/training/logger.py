@@ -8,8 +8,6 @@ import json
 import netrc
 import os
 import shutil
-from datetime import datetime
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -19,37 +17,7 @@ import wandb
 
 from cad.errors import UserError
 from cad.files import write_json
-
-PACKAGES = ("torch", "torchvision", "segment-anything", "numpy", "opencv-python-headless", "pillow", "wandb")
-
-
-def start_run_folder(output_dir: Path) -> Path:
-    """Make `checkpoints/` and `runs/<start time>/`, as in May21_172910, or with `_2` behind it if there is one.
-
-    Raises:
-        UserError: the folder cannot be made.
-    """
-    start = datetime.now().strftime("%b%d_%H%M%S")
-    runs = output_dir / "runs"
-    try:
-        (output_dir / "checkpoints").mkdir(parents=True, exist_ok=True)
-        runs.mkdir(parents=True, exist_ok=True)
-        for number in range(1, 1000):
-            folder = runs / (start if number == 1 else f"{start}_{number}")
-            if not (output_dir / "checkpoints" / f"{folder.name}.pth").exists():
-                try:
-                    folder.mkdir()
-                except FileExistsError:
-                    continue
-                return folder
-    except OSError as error:
-        raise UserError(f"{error.filename}: cannot be written: {error.strerror}; pass --output_dir") from error
-    raise UserError(f"{runs}: a thousand runs of this second exist")
-
-
-def installed_versions() -> dict[str, str]:
-    """The version of every package whose version can change a result."""
-    return {package: metadata.version(package) for package in PACKAGES}
+from cad.versions import installed_versions
 
 
 def wandb_mode(asked: str) -> str:
@@ -84,11 +52,6 @@ PRIVATE: dict[str, Any] = {
     "x_disable_machine_info": True,
     "x_save_requirements": False,
 }
-
-
-def read_log(folder: Path) -> list[dict[str, Any]]:
-    """The records of a run, in the order in which they were logged."""
-    return [json.loads(line) for line in (folder / "log.jsonl").read_text(encoding="utf-8").splitlines()]
 
 
 class RunLog:

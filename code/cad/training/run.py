@@ -15,14 +15,14 @@ from cad.datasets.pairs import Pair, check_pairs, find_pairs, split_pairs
 from cad.datasets.views import ViewDataset, ViewSampler
 from cad.device import pick_device
 from cad.errors import UserError
-from cad.files import write_json
+from cad.files import hide_home, read_json_lines, start_run_folder, write_json
 from cad.models.sam import BaseWeights, load_sam
 from cad.models.segmenter import Segmenter, count_parameters
 from cad.models.weights import publish
 from cad.precision import halve_frozen_weights, pick_precision
 from cad.training.encoding import fill_cache, with_embeddings
 from cad.training.engine import Loaders, fit
-from cad.training.logger import RunLog, read_log, start_run_folder, wandb_mode
+from cad.training.logger import RunLog, wandb_mode
 from cad.training.peak_memory import compare_with_prediction, is_out_of_memory, out_of_memory_advice
 
 
@@ -39,7 +39,7 @@ def train(args: argparse.Namespace, method: str) -> Path:
 
     Args:
         args: resolved flags (`cad.options.resolve_training`).
-        method: one of `cad.models.segmenter.METHODS`.
+        method: one of `cad.models.segmenter.TRAINED_METHODS`.
 
     Raises:
         UserError: bad data, weights or flags; nothing has been written then, except a demo's images. Also where memory
@@ -73,6 +73,7 @@ def train(args: argparse.Namespace, method: str) -> Path:
         "base": base.as_metadata(),
         "demo": bool(args.demo),
         "demo_task": args.demo,
+        "run": folder.name,
         "trainable_parameters": trainable,
         "settings": settings,
     }
@@ -199,7 +200,7 @@ def report(
     from cad.evaluation.report import write_training_report  # not before it is needed: it brings Matplotlib
 
     try:
-        write_training_report(folder, read_log(folder), settings, metadata, pictures)
+        write_training_report(folder, read_json_lines(folder / "log.jsonl"), settings, metadata, pictures)
     except Exception as error:
         print(f"warning: {folder}: no report of the run: {type(error).__name__}: {error}", file=sys.stderr)
     else:
@@ -208,13 +209,6 @@ def report(
 
 def plain_settings(args: argparse.Namespace) -> dict[str, Any]:
     """The flags as plain values; paths in the home folder start with `~`, so that no user name is kept."""
-    return {name: _plain(value) for name, value in sorted(vars(args).items())}
-
-
-def _plain(value: Any) -> Any:
-    if not isinstance(value, str | Path):
-        return value
-    home = Path.home()
-    if home != Path(home.anchor) and Path(value).is_relative_to(home):
-        return str("~" / Path(value).relative_to(home))
-    return str(value)
+    return {
+        name: hide_home(value) if isinstance(value, Path | str) else value for name, value in sorted(vars(args).items())
+    }
