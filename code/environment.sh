@@ -7,7 +7,9 @@
 find_python() {
     local root="$1" requirements="$2" check="$1/code/check_requirements.py" candidate
     if [ -n "${PYTHON:-}" ]; then
-        case "$PYTHON" in */*) PYTHON="$(cd "$(dirname "$PYTHON")" 2>/dev/null && pwd)/$(basename "$PYTHON")" ;; esac
+        if [ -e "$PYTHON" ]; then # absolute, for scripts that change the folder
+            PYTHON="$(cd "$(dirname "$PYTHON")" && pwd)/$(basename "$PYTHON")"
+        fi
         command -v "$PYTHON" >/dev/null || { echo "error: PYTHON=$PYTHON: no such program" >&2; return 2; }
         "$PYTHON" "$check" "$requirements" >&2 || { echo "error: PYTHON=$PYTHON lacks packages: $PYTHON -m pip install -r $requirements" >&2; return 2; }
         return 0

@@ -117,7 +117,8 @@ def test_original_size_and_the_published_mask_threshold_are_recorded(score):
     choices = {"metric_size": "original", "mask_threshold": 128, "normalize_maps": True}
     assert found["protocol"].items() >= choices.items()
     assert "compared at the masks' own size, mask threshold 128, maps stretched to 0..1" in out
-    assert {path.name for path in folder.iterdir()} == {"metrics.json", "per_image.csv", "table.md", "table.tex"}
+    written = {"metrics.json", "per_image.csv", "table.md", "table.tex", "comparison.png", "report.html"}
+    assert {path.name for path in folder.iterdir()} == written
 
 
 def test_a_test_set_of_one_image_has_values_without_intervals(score, pair_folders):

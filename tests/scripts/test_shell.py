@@ -59,7 +59,13 @@ def test_the_demo_trains_both_and_eval_scores_both_from_any_folder(project, tmp_
 
 def test_own_folders_are_relative_to_the_user_and_a_missing_one_is_no_demo(project, tmp_path):
     write_pairs(tmp_path / "mine")
-    settings = {"MODEL_TYPE": "vit_demo", "EPOCH": "1", "BATCH_SIZE": "2", "TRAIN_MASK_DIR": "mine/mask"}
+    settings = {
+        "MODEL_TYPE": "vit_demo",
+        "EPOCH": "1",
+        "BATCH_SIZE": "2",
+        "TRAIN_MASK_DIR": "mine/mask",
+        "METHODS": "cad",
+    }
     quick = ["--image_size", "32", "--num_workers", "0"]
     code, out, err = run(project / "run.sh", tmp_path, *quick, TRAIN_IMAGE_DIR="mine/images", **settings)
     assert code == 2
@@ -69,7 +75,7 @@ def test_own_folders_are_relative_to_the_user_and_a_missing_one_is_no_demo(proje
     assert code == 0, err
     assert "5 training and 1 validation" in out
     folders = {"TEST_IMAGE_DIR": "mine/image", "TEST_MASK_DIR": "mine/mask"}
-    code, out, err = run(project / "eval.sh", tmp_path, "--num_workers", "0", **folders)
+    code, out, err = run(project / "eval.sh", tmp_path, "--num_workers", "0", METHODS="cad", **folders)
     assert code == 0, err
     assert "6 test images" in out
 

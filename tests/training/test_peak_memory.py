@@ -104,19 +104,25 @@ DEMO = {"model_type": "vit_demo", "batch_size": 2, "image_size": 64}
 FULL = {"model_type": "full_decoder", "batch_size": 2}
 
 
+SLOW_CASES = (
+    ("cad", DEMO | {"precision": "fp16"}),
+    ("sam_adapter", DEMO | {"precision": "bf16"}),
+    ("sam_adapter", DEMO | {"grad_checkpointing": True}),
+    ("cad", DEMO | {"adapter_execution": "plain"}),
+    ("cad", DEMO | {"cache": False}),
+    ("cad", DEMO | {"accumulate": 2, "encode_batch_size": 3}),
+    ("cad", DEMO | {"image_size": 512, "batch_size": 4}),
+    ("cad", FULL | {"image_size": 256}),
+)
+
+
 @pytest.mark.parametrize(
     ("method", "changes"),
     [
         *((method, DEMO) for method in METHODS),
-        *(("cad", DEMO | {"precision": precision}) for precision in ("bf16", "fp16")),
-        ("sam_adapter", DEMO | {"precision": "bf16"}),
-        ("sam_adapter", DEMO | {"grad_checkpointing": True}),
-        ("cad", DEMO | {"adapter_execution": "plain"}),
-        ("cad", DEMO | {"cache": False}),
-        ("cad", DEMO | {"accumulate": 2, "encode_batch_size": 3}),
+        ("cad", DEMO | {"precision": "bf16"}),
         ("decoder", FULL),
-        pytest.param("cad", DEMO | {"image_size": 512, "batch_size": 4}, marks=pytest.mark.slow),
-        pytest.param("cad", FULL | {"image_size": 256}, marks=pytest.mark.slow),
+        *(pytest.param(*case, marks=pytest.mark.slow) for case in SLOW_CASES),
     ],
     ids=lambda value: " ".join(map(str, value.values())) if isinstance(value, dict) else value,
 )
@@ -137,7 +143,7 @@ def test_trainable_parameters_are_those_of_the_method():
 # The promised memory: 512 pixels, batch 4, official sizes of SAM.
 
 
-@pytest.mark.parametrize(("precision", "most"), [("fp32", 1024), ("bf16", 700)])
+@pytest.mark.parametrize(("precision", "most"), [("fp32", 1024), pytest.param("bf16", 700, marks=pytest.mark.slow)])
 def test_a_cached_cad_step_stays_below_a_gibibyte(precision, most):
     assert predict_peak(flags("--precision", precision), "cad").train_mib <= most
 
@@ -166,7 +172,9 @@ def test_encoding_with_vit_h_in_bfloat16_fits_1500_mib():
     assert peak.encode_mib <= 1500
 
 
-@pytest.mark.parametrize(("model_type", "most"), [("vit_b", 11_000), ("vit_h", 40_000)])
+@pytest.mark.parametrize(
+    ("model_type", "most"), [("vit_b", 11_000), pytest.param("vit_h", 40_000, marks=pytest.mark.slow)]
+)
 def test_sam_adapter_without_checkpointing(model_type, most):
     assert predict_peak(flags("--model_type", model_type), "sam_adapter").train_mib <= most
 

@@ -92,7 +92,7 @@ def test_the_encoder_is_gone_before_training_starts(pair_folders, tmp_path):
         segmenter.encode(torch.zeros(1, 3, 32, 32, dtype=torch.uint8))
 
 
-@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+@pytest.mark.parametrize("precision", ["bf16", pytest.param("fp16", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("method", TRAINED_METHODS)
 def test_half_precision_trains_close_to_full_precision(pair_folders, tmp_path, method, precision):
     train(resolved(pair_folders, tmp_path / "a"), method)
