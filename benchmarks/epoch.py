@@ -56,7 +56,7 @@ class Way:
         with tqdm(self.loaders.train, disable=True) as batches:
             scaler = gradient_scaler("fp32", CPU)
             images = len(self.loaders.sampler)
-            self.scores = train_epoch(self.segmenter, batches, images, self.optimizer, scaler, self.args, CPU)
+            self.scores, _ = train_epoch(self.segmenter, batches, images, self.optimizer, scaler, self.args, CPU)
         self.seconds.append(time.perf_counter() - started)
 
 
