@@ -86,7 +86,9 @@ def score_method(
     values = np.full((len(pairs), len(PER_IMAGE)), np.nan)
     e_curves = np.full((len(pairs), THRESHOLDS), np.nan)
     counts = np.zeros((len(pairs), 4), dtype=np.int64)
-    progress = tqdm(machine.pool.scores(jobs()), total=len(pairs), desc=f"evaluating {label}", leave=False)
+    progress = tqdm(
+        machine.pool.scores(jobs()), total=len(pairs), desc=f"evaluating {label}", leave=False, disable=None
+    )
     for row, scores in enumerate(progress):
         found = dict(zip(METRICS, overlaps[row], strict=True)) | scores.values
         values[row] = [np.nan if found[name] is None else found[name] for name in PER_IMAGE]

@@ -150,7 +150,9 @@ def out_of_memory_advice(args: argparse.Namespace, method: str, device: torch.de
     total = total_memory(device) / MIB
     needed = predict_peak(args, method)
     line = f"out of memory on {device}: this run needs {_described(needed)}, and the device has {total:,.0f} MiB; "
-    for changes in tqdm(_cheaper_flags(args, method, needed), desc="out of memory: what would fit", leave=False):
+    for changes in tqdm(
+        _cheaper_flags(args, method, needed), desc="out of memory: what would fit", leave=False, disable=None
+    ):
         predicted = predict_peak(changed(args, **changes), method)
         # Less than now, even if now should fit: then other programs hold a part of the memory.
         if predicted.card_mib <= min(total, needed.card_mib - 1):
@@ -195,7 +197,9 @@ def report(args: argparse.Namespace) -> str:
             for method, checkpointing in TABLE_METHODS
             for model_type in TABLE_MODELS
         ]
-        peaks = [(row, predict_peak(row, row.method)) for row in tqdm(rows, desc="predicting", leave=False)]
+        peaks = [
+            (row, predict_peak(row, row.method)) for row in tqdm(rows, desc="predicting", leave=False, disable=None)
+        ]
         if args.json:
             return json.dumps([_record(*peak) | {"grad_checkpointing": peak[0].grad_checkpointing} for peak in peaks])
         return f"{_headline(args)}\n\n{card_table(peaks)}\n\n{MARGIN_NOTE}"
