@@ -80,6 +80,7 @@ def test_own_folders_are_relative_to_the_user_and_a_missing_one_is_no_demo(proje
     assert "6 test images" in out
 
 
+@pytest.mark.slow
 def test_methods_choose_what_is_trained_and_scored(project, tmp_path):
     write_pairs(tmp_path / "mine")
     settings = {"MODEL_TYPE": "vit_demo", "METHODS": "decoder zero_shot"}

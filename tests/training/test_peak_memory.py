@@ -11,7 +11,7 @@ from torch.utils._pytree import tree_leaves
 
 from cad.errors import UserError
 from cad.models.sam import SAM_SIZES, SamSize, build_random_sam
-from cad.models.segmenter import METHODS, Segmenter
+from cad.models.segmenter import TRAINED_METHODS, Segmenter
 from cad.options import memory_parser, resolve_training, training_parser
 from cad.precision import autocast, gradient_scaler, halve_frozen_weights
 from cad.training import peak_memory, run
@@ -105,6 +105,7 @@ FULL = {"model_type": "full_decoder", "batch_size": 2}
 
 
 SLOW_CASES = (
+    ("decoder", FULL),
     ("cad", DEMO | {"precision": "fp16"}),
     ("sam_adapter", DEMO | {"precision": "bf16"}),
     ("sam_adapter", DEMO | {"grad_checkpointing": True}),
@@ -119,9 +120,8 @@ SLOW_CASES = (
 @pytest.mark.parametrize(
     ("method", "changes"),
     [
-        *((method, DEMO) for method in METHODS),
+        *((method, DEMO) for method in TRAINED_METHODS),
         ("cad", DEMO | {"precision": "bf16"}),
-        ("decoder", FULL),
         *(pytest.param(*case, marks=pytest.mark.slow) for case in SLOW_CASES),
     ],
     ids=lambda value: " ".join(map(str, value.values())) if isinstance(value, dict) else value,

@@ -93,7 +93,7 @@ def test_the_encoder_is_gone_before_training_starts(pair_folders, tmp_path):
 
 
 @pytest.mark.parametrize("precision", ["bf16", pytest.param("fp16", marks=pytest.mark.slow)])
-@pytest.mark.parametrize("method", TRAINED_METHODS)
+@pytest.mark.parametrize("method", ["cad", "decoder", pytest.param("sam_adapter", marks=pytest.mark.slow)])
 def test_half_precision_trains_close_to_full_precision(pair_folders, tmp_path, method, precision):
     train(resolved(pair_folders, tmp_path / "a"), method)
     train(resolved(pair_folders, tmp_path / "b", "--precision", precision), method)
