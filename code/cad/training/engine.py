@@ -189,6 +189,8 @@ class Preview:
         self.pictures: list[tuple[str, np.ndarray]] = []
 
     def keep(self, batch: dict[str, Any], logits: Tensor) -> None:
+        if len(self.pictures) == self.count:
+            return  # before anything is copied from the device: this runs at every step
         for name, image, mask, logit in zip(
             batch["name"], batch["image"].cpu(), batch["mask"].cpu(), logits.cpu(), strict=True
         ):
