@@ -21,15 +21,15 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "code"))
 
 import torch
-from tqdm import tqdm
 
 from cad.datasets.demo import prepare_demo
 from cad.models.attention import use_plain_attention
 from cad.models.segmenter import count_parameters
 from cad.options import resolve_training, training_parser
-from cad.precision import gradient_scaler
-from cad.training.engine import make_optimizer, train_epoch
+from cad.training.engine import train_epoch
 from cad.training.run import build_segmenter, find_data, make_loaders
+from cad.training.state import TrainingState
+from cad.training.stopping import StopRequest
 
 CPU = torch.device("cpu")
 
@@ -45,19 +45,17 @@ class Way:
             use_plain_attention(self.segmenter.image_encoder)
             self.segmenter.checkpoint_decoder = False
         started = time.perf_counter()
-        self.loaders = make_loaders(self.segmenter, base, find_data(self.args), self.args, CPU)
+        self.loaders = make_loaders(self.segmenter, base, find_data(self.args), self.args, CPU, StopRequest())
         self.seconds_before = time.perf_counter() - started
-        self.optimizer = make_optimizer(self.segmenter, self.args.lr)
+        self.state = TrainingState(self.segmenter, self.args, CPU)
         self.seconds: list[float] = []
 
     def run_epoch(self, epoch: int) -> None:
-        self.loaders.sampler.epoch = epoch
-        started = time.perf_counter()
-        with tqdm(self.loaders.train, disable=True) as batches:
-            scaler = gradient_scaler("fp32", CPU)
-            images = len(self.loaders.sampler)
-            self.scores, _ = train_epoch(self.segmenter, batches, images, self.optimizer, scaler, self.args, CPU)
-        self.seconds.append(time.perf_counter() - started)
+        self.state.progress.epoch = epoch
+        train_epoch(self.state, self.loaders, self.args, after_step=lambda: None)
+        self.scores = self.state.progress.means()
+        self.state.progress.next_epoch()
+        self.seconds.append(self.state.progress.seconds[-1])
 
 
 def read_arguments() -> argparse.Namespace:

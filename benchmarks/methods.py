@@ -25,8 +25,9 @@ from cad.models.sam import SAM_SIZES, Sam
 from cad.models.segmenter import Segmenter
 from cad.options import memory_parser
 from cad.precision import gradient_scaler
-from cad.training.engine import accumulate_gradients, make_optimizer
+from cad.training.engine import accumulate_gradients
 from cad.training.peak_memory import predict_peak
+from cad.training.state import make_optimizer
 
 METHODS = ("cad", "decoder", "sam_adapter")
 CPU = torch.device("cpu")

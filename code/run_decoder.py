@@ -8,20 +8,11 @@ python code/run_decoder.py --train_image_dir images --train_mask_dir masks --mod
 import sys
 from collections.abc import Sequence
 
-from cad.errors import run_script
-from cad.options import resolve_training, training_parser
+from cad.training.start import run_training_script
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    args = training_parser("run_decoder.py", __doc__).parse_args(argv)
-
-    def body() -> None:
-        resolved = resolve_training(args)
-        from cad.training.run import train  # imports torch: not before the flags are right
-
-        train(resolved, "decoder")
-
-    return run_script(body)
+    return run_training_script("run_decoder.py", __doc__, "decoder", argv)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,18 @@ class MissingPathError(UserError, FileNotFoundError):
     """A path that was given, or is needed, does not exist."""
 
 
+class Interrupted(Exception):
+    """Work that stopped because it was asked to. The message says what was saved and how to go on.
+
+    Args:
+        exit_code: what the script ends with: 130 for Ctrl-C, 143 for SIGTERM.
+    """
+
+    def __init__(self, message: str, exit_code: int) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
 def run_script(main: Callable[[], None]) -> int:
     """Run a script's body and return its exit code: 0, 130 for Ctrl-C, else 2 after one line on what to do about it.
 
@@ -33,6 +45,9 @@ def run_script(main: Callable[[], None]) -> int:
     except OSError as error:
         print(f"error: {error.filename or 'the file system'}: {error.strerror or error}", file=sys.stderr)
         return 2
+    except Interrupted as error:
+        print(error, file=sys.stderr)
+        return error.exit_code
     except KeyboardInterrupt:
         print("\ninterrupted", file=sys.stderr)
         return 130

@@ -34,6 +34,25 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object], durable: b
         temporary.unlink(missing_ok=True)
 
 
+def remove_temporary_files(*folders: Path) -> None:
+    """Remove what `write_atomically` leaves in the folders when its process is killed."""
+    for folder in folders:
+        for file in folder.glob(".*.tmp"):
+            owner = file.name.rsplit(".", 2)[1]
+            if owner.isdecimal() and not _is_running(int(owner)):
+                file.unlink(missing_ok=True)
+
+
+def _is_running(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
+
+
 def write_json(path: Path, content: Any) -> None:
     """Write plain values as indented JSON, atomically. Raises ValueError on NaN or infinity."""
     text = json.dumps(content, indent=2, allow_nan=False) + "\n"

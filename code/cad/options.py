@@ -147,6 +147,7 @@ def training_parser(prog: str, description: str) -> OneLineParser:
     )
     add_machine_flags(training)
 
+    _add_safety_flags(parser.add_argument_group("safety"))
     _add_memory_flags(parser)
     output = parser.add_argument_group("output and logging")
     add_output_dir(output)
@@ -206,6 +207,35 @@ def _add_batch_flags(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--batch_size", type=positive_int, default=4, metavar="N", help="images a step (default: 4)")
     group.add_argument(
         "--accumulate", type=positive_int, default=1, metavar="N", help="batches a step of the optimiser (default: 1)"
+    )
+
+
+def _add_safety_flags(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--resume",
+        metavar="{auto,DIR}",
+        help="go on with a run that was cut off, as if nothing had happened: auto takes the newest of this method "
+        "below runs/, or starts a run where there is none; its flags need not be repeated",
+    )
+    group.add_argument(
+        "--save_every",
+        type=positive_float,
+        default=10.0,
+        metavar="MINUTES",
+        help="how often to save within an epoch; every epoch is saved anyway (default: %(default)g)",
+    )
+    group.add_argument(
+        "--early_stopping",
+        type=positive_int,
+        metavar="PATIENCE",
+        help="stop after so many epochs without a better validation IoU (default: never)",
+    )
+    group.add_argument(
+        "--skip_nonfinite",
+        type=count,
+        default=0,
+        metavar="N",
+        help="leave out up to N steps of the run whose loss or gradient is not finite, not stopping (default: 0)",
     )
 
 
@@ -318,17 +348,20 @@ def resolve_training(args: argparse.Namespace) -> argparse.Namespace:
     args.model_type = args.model_type or "vit_b"
     if (args.val_image_dir is None) != (args.val_mask_dir is None):
         raise UserError("--val_image_dir and --val_mask_dir belong together: set both or neither")
+    if args.early_stopping and args.val_fraction == 0 and args.val_image_dir is None:
+        raise UserError("--early_stopping needs validation images: set --val_fraction above 0, or --val_image_dir")
     args.epoch = args.epoch or 20
     args.lr = args.lr or 2e-4
     from cad.models.sam import SAM_SIZES  # imports torch, which a wrong flag should not wait for
 
     args.image_size = args.image_size or SAM_SIZES[args.model_type].image_size
     args.checkpoint = sam_checkpoint_path(args.model_type, args.checkpoint, args.output_dir / "checkpoints")
-    _check_names(args)
+    check_names(args)
     return args
 
 
-def _check_names(args: argparse.Namespace) -> None:
+def check_names(args: argparse.Namespace) -> None:
+    """Raise UserError for names of files and projects that cannot be used."""
     from cad.models.sam import SAM_SIZES
 
     if args.publish is not None:

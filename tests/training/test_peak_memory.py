@@ -15,7 +15,7 @@ from cad.models.segmenter import TRAINED_METHODS, Segmenter
 from cad.options import memory_parser, resolve_training, training_parser
 from cad.precision import autocast, gradient_scaler, halve_frozen_weights
 from cad.training import peak_memory, run
-from cad.training.engine import accumulate_gradients, make_optimizer
+from cad.training.engine import accumulate_gradients
 from cad.training.peak_memory import (
     CARDS_GB,
     MARGIN_MIB,
@@ -28,6 +28,7 @@ from cad.training.peak_memory import (
     out_of_memory_advice,
     predict_peak,
 )
+from cad.training.state import make_optimizer
 
 MIB = 2**20
 CPU = torch.device("cpu")

@@ -11,8 +11,9 @@ from cad.errors import UserError
 from cad.models.segmenter import TRAINED_METHODS
 from cad.models.weights import load_segmenter, read_weights
 from cad.options import resolve_training, training_parser
-from cad.training.engine import Best
 from cad.training.run import build_segmenter, embed, find_data, make_loaders, plain_settings, train
+from cad.training.state import Best
+from cad.training.stopping import StopRequest
 
 
 def resolved(folders, output, *flags):
@@ -86,7 +87,7 @@ def test_a_second_run_encodes_nothing_and_neither_does_another_method(pair_folde
 def test_the_encoder_is_gone_before_training_starts(pair_folders, tmp_path):
     args = resolved(pair_folders, tmp_path)
     segmenter, base = build_segmenter(args, "cad", torch.device("cpu"))
-    make_loaders(segmenter, base, find_data(args), args, torch.device("cpu"))
+    make_loaders(segmenter, base, find_data(args), args, torch.device("cpu"), StopRequest())
     assert not list(segmenter.image_encoder.parameters())
     with pytest.raises(RuntimeError, match="the encoder was dropped"):
         segmenter.encode(torch.zeros(1, 3, 32, 32, dtype=torch.uint8))

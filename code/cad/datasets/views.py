@@ -117,7 +117,8 @@ class ViewSampler(Sampler[tuple[int, int]]):
     """The order of one epoch: (index, view number) pairs.
 
     Training shuffles by (seed, epoch) and shows one of the views 1 to `views`, in turn from epoch to epoch (epochs
-    count from 1); evaluation keeps the order and shows view 0. Set `epoch` before each epoch of training.
+    count from 1); evaluation keeps the order and shows view 0. Set `epoch` before each epoch of training, and
+    `shown` to how many images of it have been shown, to go on in its middle.
 
     Args:
         views: how many augmented views there are; 0 shows the images as they are.
@@ -129,6 +130,7 @@ class ViewSampler(Sampler[tuple[int, int]]):
         self.shuffle = shuffle
         self.views = views
         self.epoch = 1
+        self.shown = 0
 
     @property
     def view(self) -> int:
@@ -140,10 +142,10 @@ class ViewSampler(Sampler[tuple[int, int]]):
         return list(range(1, min(self.views, epochs) + 1)) if self.views and self.shuffle else [0]
 
     def __len__(self) -> int:
-        return self.length
+        return self.length - self.shown
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
-        if not self.shuffle:
-            return iter([(index, self.view) for index in range(self.length)])
-        order = np.random.default_rng([self.seed, self.epoch]).permutation(self.length)
-        return iter([(int(index), self.view) for index in order])
+        order = np.arange(self.length)
+        if self.shuffle:
+            order = np.random.default_rng([self.seed, self.epoch]).permutation(self.length)
+        return iter([(int(index), self.view) for index in order[self.shown :]])

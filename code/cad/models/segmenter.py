@@ -118,6 +118,10 @@ class Segmenter(nn.Module):
             for name, _ in self.conv_adapter.named_buffers(prefix="conv_adapter"):
                 yield name
 
+    def trained_buffers(self) -> list[Tensor]:
+        """What training changes beside parameters: BatchNorm statistics."""
+        return [] if self.conv_adapter is None else list(self.conv_adapter.buffers())
+
     def drop_encoder(self) -> None:
         """Free a frozen encoder: from here on `forward` needs embeddings."""
         assert self.encoder_is_frozen

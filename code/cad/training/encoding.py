@@ -17,6 +17,7 @@ from cad.errors import UserError
 from cad.models.sam import BaseWeights, resize_for_encoder
 from cad.models.segmenter import Segmenter
 from cad.precision import autocast
+from cad.training.stopping import StopRequest, ignore_in_worker
 
 
 def encode_missing(
@@ -26,6 +27,7 @@ def encode_missing(
     batch_size: int,
     num_workers: int,
     device: torch.device,
+    stop: StopRequest,
 ) -> int:
     """Fill the cache with the embeddings of all requested views and return how many had to be encoded.
 
@@ -36,6 +38,7 @@ def encode_missing(
 
     Raises:
         UserError: the disk is full or about to be. What is in the cache already stays usable.
+        Interrupted: a signal asked to stop.
     """
     segmenter.eval()
     requests = sum(len(pairs) for _, pairs in work)
@@ -46,9 +49,13 @@ def encode_missing(
         for views, pairs in work:
             missing = MissingEmbeddings(views, pairs, cache, partial(resize_for_encoder, side=segmenter.encoder_size))
             items: Iterable[dict[str, Any]] = DataLoader(
-                missing, batch_size=None, num_workers=num_workers if len(pairs) > 1 else 0
+                missing,
+                batch_size=None,
+                num_workers=num_workers if len(pairs) > 1 else 0,
+                worker_init_fn=ignore_in_worker,
             )
             for item in items:
+                stop.check("stopped; what is encoded stays in the cache: the same command goes on from there")
                 if item["encoder_input"] is None:
                     progress.update()
                     continue
@@ -103,6 +110,7 @@ def fill_cache(
     orders: list[tuple[ViewDataset, ViewSampler]],
     args: argparse.Namespace,
     device: torch.device,
+    stop: StopRequest,
 ) -> int:
     """Encode what the cache lacks of every view that the samplers will ask for; return how many these were.
 
@@ -114,7 +122,7 @@ def fill_cache(
         for views, sampler in orders
     ]
     cache = open_cache(segmenter, base, args)
-    return encode_missing(segmenter, requests, cache, args.encode_batch_size, args.num_workers, device)
+    return encode_missing(segmenter, requests, cache, args.encode_batch_size, args.num_workers, device, stop)
 
 
 def with_embeddings(

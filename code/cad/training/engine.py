@@ -2,7 +2,9 @@
 
 import argparse
 import time
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +16,19 @@ from tqdm import tqdm
 
 from cad.datasets.views import ViewSampler
 from cad.device import describe_memory
-from cad.errors import UserError
+from cad.errors import UserError, first_names
 from cad.evaluation.metrics import METRICS, evaluate, mean_metrics, overlap
 from cad.models.segmenter import Segmenter
 from cad.models.weights import save_weights
 from cad.precision import autocast, gradient_scaler
 from cad.training.logger import RunLog
 from cad.training.losses import segmentation_losses
+from cad.training.resume import ResumeFile
+from cad.training.state import Best, Progress, TrainingState
+from cad.training.stopping import StopRequest
 
 PREVIEWED_IMAGES = 4
+REHEARSED_BATCHES = 2
 
 
 @dataclass
@@ -35,117 +41,192 @@ class Loaders:
 
 
 @dataclass
-class Best:
-    """The epoch whose weights are kept: the best validation IoU, or the last epoch without validation."""
+class Run:
+    """What a run leaves on disk, and who asks it to stop."""
 
-    epoch: int = 0
-    scores: dict[str, float] = field(default_factory=dict)
+    weights: Path
+    metadata: dict[str, Any]
+    log: RunLog
+    resume_file: ResumeFile
+    stop: StopRequest
 
-    def is_beaten_by(self, scores: dict[str, float], validated: bool) -> bool:
-        return not self.scores or not validated or scores["iou"] > self.scores["iou"]
 
-
-def fit(
-    segmenter: Segmenter,
-    loaders: Loaders,
-    args: argparse.Namespace,
-    device: torch.device,
-    log: RunLog,
-    weights: Path,
-    metadata: dict[str, Any],
-) -> dict[str, Any]:
-    """Train for all epochs, validate after each, save the weights worth keeping.
+def fit(state: TrainingState, loaders: Loaders, args: argparse.Namespace, run: Run) -> dict[str, Any]:
+    """Train from where `state` stands to the last epoch, validate after each, save the weights worth keeping.
 
     Returns:
         The run's summary: best epoch, its scores, seconds per epoch, peak memory.
-    """
-    optimizer = make_optimizer(segmenter, args.lr)
-    scaler = gradient_scaler(args.precision, device)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=args.epoch)
-    scored_on = "validation" if loaders.validation else "training"
-    best, epoch_seconds = Best(), []
-    for epoch in range(1, args.epoch + 1):
-        loaders.sampler.epoch = epoch
-        started = time.perf_counter()
-        learning_rate = optimizer.param_groups[0]["lr"]
-        with tqdm(loaders.train, desc=f"epoch {epoch}/{args.epoch}", leave=False, disable=None) as progress:
-            train_scores, preview = train_epoch(
-                segmenter, progress, len(loaders.sampler), optimizer, scaler, args, device
-            )
-        schedule.step()
-        epoch_seconds.append(time.perf_counter() - started)
 
-        scores = train_scores
+    Raises:
+        Interrupted: a signal asked to stop; the state has been saved.
+    """
+    progress = state.progress
+    scored_on = "validation" if loaders.validation else "training"
+
+    def after_step() -> None:
+        run.resume_file.save_if_due()
+        stop_if_asked(run)
+
+    while progress.epoch <= args.epoch and not out_of_patience(progress, args.early_stopping):
+        learning_rate = state.learning_rate
+        train_epoch(state, loaders, args, after_step)
+        scores = train_scores = progress.means()
         if loaders.validation:
-            preview = Preview(PREVIEWED_IMAGES)
-            per_image = evaluate(segmenter, loaders.validation, device, args.precision, preview.keep)
-            scores = mean_metrics(per_image)
-        log.log_images("predictions", preview.pictures, epoch)
-        if best.is_beaten_by(scores, validated=loaders.validation is not None):
-            best = Best(epoch, scores)
-            kept_metrics = {"on": scored_on, "epoch": epoch, **scores}
-            seconds = float(np.mean(epoch_seconds))
-            save_weights(weights, segmenter, metadata | {"metrics": kept_metrics, "seconds_per_epoch": seconds})
-        record: dict[str, Any] = {"epoch": epoch, "train": train_scores, "learning_rate": learning_rate}
+            scores = validate(state, loaders.validation, args, run)
+        run.log.log_images("predictions", progress.picture_arrays(), progress.epoch)
+        if progress.best.is_beaten_by(scores, validated=loaders.validation is not None):
+            progress.best = Best(progress.epoch, scores)
+            kept = {"on": scored_on, "epoch": progress.epoch, **scores}
+            seconds = float(np.mean([*progress.seconds, progress.epoch_seconds]))
+            save_weights(run.weights, state.segmenter, run.metadata | {"metrics": kept, "seconds_per_epoch": seconds})
+        record: dict[str, Any] = {"epoch": progress.epoch, "train": train_scores, "learning_rate": learning_rate}
         if loaders.validation:
             record["validation"] = scores
-        log.log(record | {"seconds": epoch_seconds[-1]})
-        print(epoch_line(record, args.epoch, epoch_seconds[-1], kept=best.epoch == epoch))
+        run.log.log(record | {"seconds": progress.epoch_seconds})
+        print(epoch_line(record, args.epoch, progress.epoch_seconds, kept=progress.best.epoch == progress.epoch))
+        state.next_epoch()
+        run.resume_file.save()
+    if progress.epoch <= args.epoch:
+        print(f"stopped early: no better validation IoU since epoch {progress.best.epoch}")
     return {
-        "metrics": {"on": scored_on, "epoch": best.epoch, **best.scores},
-        "seconds_per_epoch": float(np.mean(epoch_seconds)),
-        "peak_memory": describe_memory(device),
-        **{key: metadata[key] for key in ("method", "model_type", "demo", "trainable_parameters")},
+        "metrics": {"on": scored_on, "epoch": progress.best.epoch, **progress.best.scores},
+        "seconds_per_epoch": float(np.mean(progress.seconds)),
+        "peak_memory": describe_memory(state.device),
+        **{key: run.metadata[key] for key in ("method", "model_type", "demo", "trainable_parameters")},
     }
 
 
-def make_optimizer(segmenter: Segmenter, learning_rate: float) -> torch.optim.Optimizer:
-    """AdamW with PyTorch's defaults over what is trained."""
-    return torch.optim.AdamW([p for p in segmenter.parameters() if p.requires_grad], lr=learning_rate)
+def out_of_patience(progress: Progress, patience: int | None) -> bool:
+    """Whether the last `patience` finished epochs were no better than the best one."""
+    return patience is not None and progress.epoch - 1 - progress.best.epoch >= patience
 
 
 def train_epoch(
-    segmenter: Segmenter,
-    batches: "tqdm[dict[str, Any]]",
-    images_in_epoch: int,
-    optimizer: torch.optim.Optimizer,
-    scaler: torch.amp.GradScaler,
-    args: argparse.Namespace,
-    device: torch.device,
-) -> tuple[dict[str, float], "Preview"]:
-    """One pass over the training data: one optimiser step every `args.accumulate` batches.
+    state: TrainingState, loaders: Loaders, args: argparse.Namespace, after_step: Callable[[], None]
+) -> None:
+    """Train on what is left of the epoch: one optimiser step every `args.accumulate` batches.
 
-    Returns:
-        For each name in `METRICS` its mean over the images, as they were when their step was taken; and the first
-        predictions, as pictures.
+    `state.progress` gets the sums of the scores, of each image as it was when its step was taken, and, where there is
+    no validation, pictures of the first predictions.
+
+    Args:
+        after_step: called after every step.
 
     Raises:
-        UserError: the loss is not finite.
+        UserError: the loss or the gradient is not finite.
     """
-    segmenter.train()
-    preview = Preview(PREVIEWED_IMAGES)
-    sums, images_seen = dict.fromkeys(METRICS, 0.0), 0
-    for number, batch in enumerate(batches):
-        if number % args.accumulate == 0:
-            images_in_step = min(args.accumulate * args.batch_size, images_in_epoch - images_seen)
-            optimizer.zero_grad()
-        scores, logits = accumulate_gradients(
-            segmenter, to_device(batch, device), images_in_step, scaler, args.precision
-        )
-        if not all(bool(torch.isfinite(values).all()) for values in scores.values()):
-            raise UserError(
-                f"the loss is not finite on the images {', '.join(batch['name'])}: lower --lr, or use --precision "
-                "fp32; the best weights so far stay in checkpoints/"
-            )
+    state.segmenter.train()
+    progress, sampler = state.progress, loaders.sampler
+    sampler.epoch, sampler.shown = progress.epoch, progress.images
+    if not len(sampler):
+        return  # cut off in validation: this epoch's training is done
+    preview = Preview(PREVIEWED_IMAGES, progress.pictures if progress.images else [])
+    images_in_step = args.accumulate * args.batch_size
+    started = time.perf_counter()
+    with tqdm(loaders.train, desc=f"epoch {progress.epoch}/{args.epoch}", leave=False, disable=None) as batches:
+        iterator = iter(batches)
+        for left in range(len(sampler), 0, -images_in_step):
+            images = min(left, images_in_step)
+            train_step(state, islice(iterator, args.accumulate), images, args, preview)
+            progress.images += images
+            if loaders.validation is None:
+                progress.pictures = preview.pictures
+            now = time.perf_counter()
+            progress.epoch_seconds, started = progress.epoch_seconds + now - started, now
+            batches.set_postfix(loss=f"{progress.loss():.4f}")
+            after_step()
+
+
+def train_step(
+    state: TrainingState,
+    batches: Iterable[dict[str, Any]],
+    images: int,
+    args: argparse.Namespace,
+    preview: "Preview",
+) -> None:
+    """One step of the optimiser over `batches`, which hold so many images, and their scores.
+
+    A step whose loss or gradient is not finite leaves no trace in the model, and counts against `args.skip_nonfinite`.
+
+    Raises:
+        UserError: no such step may be skipped (any more).
+    """
+    progress, segmenter = state.progress, state.segmenter
+    statistics = [(buffer, buffer.clone()) for buffer in segmenter.trained_buffers() if args.skip_nonfinite]
+    state.optimizer.zero_grad()
+    names: list[str] = []
+    sums: list[Tensor] = []
+    for batch in batches:
+        batch = to_device(batch, state.device)
+        scores, logits = accumulate_gradients(segmenter, batch, images, state.scaler, args.precision)
         preview.keep(batch, logits)
-        images_seen += len(batch["image"])
-        if (number + 1) % args.accumulate == 0 or images_seen == images_in_epoch:
-            scaler.step(optimizer)
-            scaler.update()
-        for name, values in scores.items():
-            sums[name] += values.sum().item()
-        batches.set_postfix(loss=f"{(sums['bce'] + sums['iou_loss']) / images_seen:.4f}")
-    return {name: value / images_seen for name, value in sums.items()}, preview
+        names += batch["name"]
+        sums.append(torch.stack([values.sum() for values in scores.values()]))
+    totals = torch.stack(sums).tolist()
+    if not np.isfinite(totals).all():
+        wrong = "loss"
+    elif not gradient_is_finite(state):
+        wrong = "gradient"
+    else:
+        state.scaler.step(state.optimizer)
+        state.scaler.update()
+        progress.add_scores(totals, images)
+        return
+    if progress.skipped >= args.skip_nonfinite:
+        raise UserError(
+            f"the {wrong} is not finite on the images {', '.join(names)}: lower --lr, or use --precision fp32, or "
+            "leave such steps out with --skip_nonfinite N; the best weights so far stay in checkpoints/"
+        )
+    progress.skipped += 1
+    print(f"step left out ({progress.skipped} of {args.skip_nonfinite}): {wrong} not finite on {first_names(names)}")
+    for buffer, before in statistics:
+        buffer.copy_(before)
+
+
+def gradient_is_finite(state: TrainingState) -> bool:
+    """Whether every value of every gradient is finite; for fp16 the scaler looks at that, and leaves the step out."""
+    if state.scaler.is_enabled():
+        return True
+    gradients = [p.grad for group in state.optimizer.param_groups for p in group["params"] if p.grad is not None]
+    return bool(torch.stack([torch.isfinite(gradient).all() for gradient in gradients]).all())
+
+
+def stop_if_asked(run: Run) -> None:
+    """Save and raise Interrupted if a signal was received."""
+    if run.stop.signal is not None:
+        run.resume_file.save()
+        folder = run.resume_file.path.parent
+        run.stop.check(f"stopped and saved: the same command with --resume auto, or --resume {folder}, goes on")
+
+
+def validate(
+    state: TrainingState, batches: DataLoader[dict[str, Any]], args: argparse.Namespace, run: Run
+) -> dict[str, float]:
+    """The mean of every score over the validation images; pictures of the first ones go to `state.progress`."""
+    preview = Preview(PREVIEWED_IMAGES, [])
+
+    def on_batch(batch: dict[str, Any], logits: Tensor) -> None:
+        preview.keep(batch, logits)
+        stop_if_asked(run)
+
+    per_image = evaluate(state.segmenter, batches, state.device, args.precision, on_batch)
+    state.progress.pictures = preview.pictures
+    return mean_metrics(per_image)
+
+
+def rehearse(segmenter: Segmenter, loaders: Loaders, args: argparse.Namespace, device: torch.device) -> None:
+    """Train and evaluate on two batches and undo it, so that what is broken fails now and not after an epoch."""
+    statistics = [(buffer, buffer.clone()) for buffer in segmenter.trained_buffers()]
+    segmenter.train()
+    for batch in islice(loaders.train, REHEARSED_BATCHES):
+        batch = to_device(batch, device)
+        accumulate_gradients(segmenter, batch, args.batch_size, gradient_scaler("fp32", device), args.precision)
+    for parameter in segmenter.parameters():
+        parameter.grad = None
+    if loaders.validation:
+        evaluate(segmenter, islice(loaders.validation, REHEARSED_BATCHES), device, args.precision)
+    for buffer, before in statistics:
+        buffer.copy_(before)
 
 
 def to_device(batch: dict[str, Any], device: torch.device) -> dict[str, Any]:
@@ -182,11 +263,16 @@ def accumulate_gradients(
 
 
 class Preview:
-    """Keeps the first predictions of an evaluation as pictures: image, truth and prediction side by side."""
+    """Keeps the first predictions of an evaluation as pictures: image, truth and prediction side by side.
 
-    def __init__(self, count: int) -> None:
+    Args:
+        count: how many are kept.
+        pictures: (name, (H, W, 3) uint8) of those that are there already.
+    """
+
+    def __init__(self, count: int, pictures: list[tuple[str, Tensor]]) -> None:
         self.count = count
-        self.pictures: list[tuple[str, np.ndarray]] = []
+        self.pictures = list(pictures)
 
     def keep(self, batch: dict[str, Any], logits: Tensor) -> None:
         if len(self.pictures) == self.count:
@@ -196,7 +282,7 @@ class Preview:
         ):
             if len(self.pictures) < self.count:
                 panels = [image, mask.expand(3, -1, -1) * 255, (logit > 0).expand(3, -1, -1).to(torch.uint8) * 255]
-                self.pictures.append((name, torch.cat(panels, dim=2).permute(1, 2, 0).numpy()))
+                self.pictures.append((name, torch.cat(panels, dim=2).permute(1, 2, 0).contiguous()))
 
 
 def epoch_line(record: dict[str, Any], epochs: int, seconds: float, kept: bool) -> str:

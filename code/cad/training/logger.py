@@ -4,12 +4,13 @@ Weights & Biases never asks for a login: without a configured key the run is kep
 where `wandb sync` can send it later.
 """
 
+import contextlib
 import json
 import netrc
 import os
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -17,6 +18,7 @@ import wandb
 
 from cad.errors import UserError
 from cad.files import write_json
+from cad.training.unfinished import LOG_FILE, SETTINGS_FILE, lock
 from cad.versions import installed_versions
 
 
@@ -62,6 +64,12 @@ class RunLog:
         settings: plain values, kept as args.json and as the W&B configuration.
         wandb_flag: auto, online, offline or disabled.
         wandb_details: also send git state, code path and host details to W&B.
+        wandb_id: of the run at W&B, where it is resumed.
+        epochs_done: records of earlier epochs that a resumed run keeps; later ones are cut off, since their epochs are
+            trained again.
+
+    Raises:
+        UserError: the run is under way in another process, its log lacks an epoch, or W&B cannot be reached.
     """
 
     def __init__(
@@ -71,16 +79,21 @@ class RunLog:
         project_name: str,
         wandb_flag: str = "disabled",
         wandb_details: bool = False,
+        wandb_id: str | None = None,
+        epochs_done: int = 0,
     ) -> None:
         self.folder = folder
-        write_json(folder / "args.json", {"settings": settings, "versions": installed_versions()})
-        self._file = (folder / "log.jsonl").open("a", encoding="utf-8")
-        self.pictures: list[tuple[str, np.ndarray]] = []  # the latest that were logged
+        if not (folder / SETTINGS_FILE).exists():
+            write_json(folder / SETTINGS_FILE, {"settings": settings, "versions": installed_versions()})
+        self._file = open_log(folder, epochs_done)
         self.mode = wandb_mode(wandb_flag)
+        resumed = wandb_id is not None
         try:
             self._wandb = wandb.init(
                 project=project_name,
                 name=folder.name,
+                id=wandb_id,
+                resume="allow" if resumed and self.mode == "online" else None,
                 dir=str(folder),
                 mode=self.mode,  # type: ignore[arg-type]  # a Literal there
                 config=settings,
@@ -88,14 +101,20 @@ class RunLog:
             )
         except wandb.Error as error:
             self._file.close()
-            shutil.rmtree(folder)  # nothing has happened in this run
+            if not resumed:
+                shutil.rmtree(folder)  # nothing has happened in this run
             advice = "; --wandb offline needs no account" if self.mode == "online" else ""
             raise UserError(f"--wandb {wandb_flag}: {error}{advice}") from error
+        self.wandb_id: str | None = getattr(self._wandb, "id", None)
 
     def log(self, record: dict[str, Any]) -> None:
         """Append one record of plain values; nested dictionaries become `group/name` in W&B."""
-        self._file.write(json.dumps(record, allow_nan=False) + "\n")
-        self._file.flush()
+        try:
+            self._file.write(json.dumps(record, allow_nan=False) + "\n")
+            self._file.flush()
+            os.fsync(self._file.fileno())
+        except OSError as error:
+            raise UserError(f"{self._file.name}: cannot be written: {error.strerror}") from error
         flat: dict[str, Any] = {}
         for name, value in record.items():
             if isinstance(value, dict):
@@ -106,10 +125,29 @@ class RunLog:
 
     def log_images(self, key: str, pictures: list[tuple[str, np.ndarray]], epoch: int) -> None:
         """Send captioned pictures (H, W, 3) uint8 to W&B, as part of the record of `epoch`: call it before `log`."""
-        self.pictures = pictures
         if self.mode != "disabled":
             self._wandb.log({key: [wandb.Image(array, caption=name) for name, array in pictures]}, step=epoch)
 
     def close(self) -> None:
-        self._file.close()
+        with contextlib.suppress(OSError):  # a full disk: what could not be written has been reported
+            self._file.close()
         self._wandb.finish()
+
+
+def open_log(folder: Path, epochs_done: int) -> TextIO:
+    """Open a run's log behind its first `epochs_done` records, without what follows them, and lock it.
+
+    Raises:
+        UserError: another process has it, or it holds fewer records.
+    """
+    path = folder / LOG_FILE
+    file = path.open("a+", encoding="utf-8")
+    if not lock(file):
+        file.close()
+        raise UserError(f"{folder}: this run is under way in another process")
+    file.seek(0)
+    lines = file.readlines()[:epochs_done]
+    if len(lines) < epochs_done:
+        raise UserError(f"{path}: holds {len(lines)} epochs, the saved state {epochs_done}; start a new run")
+    file.truncate(sum(len(line.encode()) for line in lines))
+    return file

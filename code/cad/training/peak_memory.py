@@ -22,8 +22,9 @@ from cad.evaluation.table import format_table
 from cad.models.sam import SAM_SIZES, Sam
 from cad.models.segmenter import Segmenter, count_parameters
 from cad.precision import autocast, gradient_scaler, halve_frozen_weights
-from cad.training.engine import accumulate_gradients, make_optimizer
+from cad.training.engine import accumulate_gradients
 from cad.training.memory import LiveStorages
+from cad.training.state import make_optimizer
 
 MIB = 2**20
 CPU = torch.device("cpu")

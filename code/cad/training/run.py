@@ -15,15 +15,19 @@ from cad.datasets.pairs import Pair, check_pairs, find_pairs, split_pairs
 from cad.datasets.views import ViewDataset, ViewSampler
 from cad.device import pick_device
 from cad.errors import UserError
-from cad.files import hide_home, read_json_lines, start_run_folder, write_json
+from cad.files import hide_home, read_json_lines, remove_temporary_files, start_run_folder, write_json
 from cad.models.sam import BaseWeights, load_sam
 from cad.models.segmenter import Segmenter, count_parameters
 from cad.models.weights import publish
 from cad.precision import halve_frozen_weights, pick_precision
 from cad.training.encoding import fill_cache, with_embeddings
-from cad.training.engine import Loaders, fit
+from cad.training.engine import Loaders, Run, fit, rehearse
 from cad.training.logger import RunLog, wandb_mode
 from cad.training.peak_memory import compare_with_prediction, is_out_of_memory, out_of_memory_advice
+from cad.training.resume import ResumeFile, SavedRun, check_saved, fingerprint, latest_best, saved_settings
+from cad.training.state import TrainingState
+from cad.training.stopping import StopRequest, ignore_in_worker
+from cad.training.unfinished import unfinished_runs
 
 
 @dataclass
@@ -34,55 +38,59 @@ class Data:
     validation: list[Pair]
 
 
-def train(args: argparse.Namespace, method: str) -> Path:
+def train(args: argparse.Namespace, method: str, saved: SavedRun | None = None) -> Path:
     """Train one method as the flags say and return the path of the weights.
 
     Args:
-        args: resolved flags (`cad.options.resolve_training`).
+        args: resolved flags (`cad.options.resolve_training`), or those of the saved run.
         method: one of `cad.models.segmenter.TRAINED_METHODS`.
+        saved: the run to go on with.
 
     Raises:
         UserError: bad data, weights or flags; nothing has been written then, except a demo's images. Also where memory
             runs out, with the flags that would make the run fit.
+        Interrupted: a signal asked to stop.
     """
+    about: dict[str, Any] = {"method": method, "settings": saved_settings(args)}
     device = pick_device(args.device)
     args.precision = pick_precision(args.precision, device)
     wandb_mode(args.wandb)  # is WANDB_MODE sound?
+    if saved is None:
+        offer_unfinished(args.output_dir, method)
     data = find_data(args)
-    if args.batch_size > len(data.train):
-        raise UserError(
-            f"--batch_size {args.batch_size}: larger than the data set of {len(data.train)} training images"
-            + (f" ({len(data.validation)} more are for validation)" if data.validation else "")
-        )
-    check_data(data)
+    check_data(data, args)
     segmenter, base = build_segmenter(args, method, device)
-    trainable, total = count_parameters(segmenter)
-    print(
-        f"{method}: {len(data.train)} training and {len(data.validation)} validation images "
-        f"at {args.image_size} pixels\n"
-        f"trainable params: {trainable:,} || all params: {total:,} || trainable: {100 * trainable / total:.2f} %"
-    )
+    about |= {"base": base.as_metadata(), "data": fingerprint(data.train, data.validation)}
+    metadata = describe(segmenter, base, data, args, method)
 
-    folder = start_run_folder(args.output_dir)
+    folder = start_run_folder(args.output_dir) if saved is None else saved.folder
     weights = args.output_dir / "checkpoints" / f"{folder.name}.pth"
-    settings = plain_settings(args) | {"method": method, "device": str(device)}
-    metadata = {
-        "method": method,
-        "model_type": args.model_type,
-        "image_size": args.image_size,
-        "base": base.as_metadata(),
-        "demo": bool(args.demo),
-        "demo_task": args.demo,
-        "run": folder.name,
-        "trainable_parameters": trainable,
-        "settings": settings,
-    }
-    log = RunLog(folder, settings, args.project_name, args.wandb, args.wandb_details)
+    metadata["run"] = folder.name
+    metadata["settings"] = settings = plain_settings(args) | {"method": method, "device": str(device)}
+    if saved is not None:
+        check_saved(saved, about, weights)
+        remove_temporary_files(folder, weights.parent)
+    epochs_done = saved.state["progress"]["epoch"] - 1 if saved else 0
+    wandb_id = saved.about["wandb_id"] if saved else None
+    log = RunLog(folder, settings, args.project_name, args.wandb, args.wandb_details, wandb_id, epochs_done)
+    about["wandb_id"] = log.wandb_id
     try:
-        loaders = make_loaders(segmenter, base, data, args, device)
-        if device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(device)  # encoding has a peak of its own
-        summary = fit(segmenter, loaders, args, device, log, weights, metadata)
+        with StopRequest() as stop:
+            loaders = make_loaders(segmenter, base, data, args, device, stop)
+            if device.type == "cuda":
+                torch.cuda.reset_peak_memory_stats(device)  # encoding has a peak of its own
+            state = TrainingState(segmenter, args, device)
+            if saved is None:
+                rehearse(segmenter, loaders, args, device)
+            else:
+                state.load_state_dict(saved.state)
+                state.progress.best = latest_best(state, weights)
+                print(
+                    f"resumed {folder.name} in epoch {state.progress.epoch}, after {state.progress.images} images of it"
+                )
+            resume_file = ResumeFile(folder, about, state, args.save_every)
+            resume_file.save()
+            summary = fit(state, loaders, args, Run(weights, metadata, log, resume_file, stop))
     except RuntimeError as error:
         if not is_out_of_memory(error):
             raise
@@ -92,8 +100,37 @@ def train(args: argparse.Namespace, method: str) -> Path:
     if device.type == "cuda":  # nothing counts tensors elsewhere, and the prediction takes seconds
         summary |= compare_with_prediction(args, method, device)
     finish(summary, folder, weights, args)
-    report(folder, settings, metadata | summary, log.pictures)
+    resume_file.remove()
+    report(folder, settings, metadata | summary, state.progress.picture_arrays())
     return weights
+
+
+def describe(
+    segmenter: Segmenter, base: BaseWeights, data: Data, args: argparse.Namespace, method: str
+) -> dict[str, Any]:
+    """What a weights file says of the model in it, as plain values; printed in short."""
+    trainable, total = count_parameters(segmenter)
+    print(
+        f"{method}: {len(data.train)} training and {len(data.validation)} validation images "
+        f"at {args.image_size} pixels\n"
+        f"trainable params: {trainable:,} || all params: {total:,} || trainable: {100 * trainable / total:.2f} %"
+    )
+    return {
+        "method": method,
+        "model_type": args.model_type,
+        "image_size": args.image_size,
+        "base": base.as_metadata(),
+        "demo": bool(args.demo),
+        "demo_task": args.demo,
+        "trainable_parameters": trainable,
+    }
+
+
+def offer_unfinished(output_dir: Path, method: str) -> None:
+    """Say in one line that the newest unfinished run of this method can be gone on with."""
+    of_method = [run for run in unfinished_runs(output_dir / "runs") if run.method == method]
+    if of_method:
+        print(f"unfinished: {of_method[-1]}; --resume auto goes on with it; now a new run starts")
 
 
 def embed(args: argparse.Namespace) -> int:
@@ -105,9 +142,10 @@ def embed(args: argparse.Namespace) -> int:
     device = pick_device(args.device)
     args.precision = pick_precision(args.precision, device)
     data = find_data(args)
-    check_data(data)
+    check_data(data, args)
     segmenter, base = build_segmenter(args, "decoder", device)
-    return fill_cache(segmenter, base, view_orders(data, args), args, device)
+    with StopRequest() as stop:
+        return fill_cache(segmenter, base, view_orders(data, args), args, device, stop)
 
 
 def find_data(args: argparse.Namespace) -> Data:
@@ -122,8 +160,13 @@ def find_data(args: argparse.Namespace) -> Data:
     return Data(*split_pairs(pairs, args.val_fraction, args.seed))
 
 
-def check_data(data: Data) -> None:
-    """Decode every file of the data, once, before anything is made of it."""
+def check_data(data: Data, args: argparse.Namespace) -> None:
+    """Decode every file of the data, once, before anything is made of it; refuse a batch larger than the data."""
+    if args.batch_size > len(data.train):
+        raise UserError(
+            f"--batch_size {args.batch_size}: larger than the data set of {len(data.train)} training images"
+            + (f" ({len(data.validation)} more are for validation)" if data.validation else "")
+        )
     check_pairs(data.train + data.validation, needs_foreground=True)
 
 
@@ -142,7 +185,12 @@ def build_segmenter(args: argparse.Namespace, method: str, device: torch.device)
 
 
 def make_loaders(
-    segmenter: Segmenter, base: BaseWeights, data: Data, args: argparse.Namespace, device: torch.device
+    segmenter: Segmenter,
+    base: BaseWeights,
+    data: Data,
+    args: argparse.Namespace,
+    device: torch.device,
+    stop: StopRequest,
 ) -> Loaders:
     """Loaders of training and validation batches.
 
@@ -151,7 +199,7 @@ def make_loaders(
     orders = view_orders(data, args)
     datasets: list[Dataset[dict[str, Any]]] = [views for views, _ in orders]
     if segmenter.encoder_is_frozen and args.cache:
-        fill_cache(segmenter, base, orders, args, device)
+        fill_cache(segmenter, base, orders, args, device, stop)
         datasets = [with_embeddings(views, segmenter, base, args) for views, _ in orders]
         segmenter.drop_encoder()
     train, validation = (
@@ -162,6 +210,7 @@ def make_loaders(
             num_workers=args.num_workers,
             persistent_workers=args.num_workers > 0,
             pin_memory=device.type == "cuda",
+            worker_init_fn=ignore_in_worker,
         )
         for views, (_, order) in zip(datasets, orders, strict=True)
     )

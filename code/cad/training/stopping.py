@@ -1,0 +1,54 @@
+"""Ctrl-C and Slurm's warning: stop at the next safe point instead of anywhere.
+
+The first SIGINT or SIGTERM is a request, which the run answers after its current step by saving its state; a second one
+ends the process at once, which harms no file because each is written under another name and renamed.
+"""
+
+import os
+import signal
+from types import FrameType
+from typing import Any
+
+from cad.errors import Interrupted
+
+
+class StopRequest:
+    """While entered, the first SIGINT or SIGTERM sets `signal`, and the second raises KeyboardInterrupt."""
+
+    SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+    def __init__(self) -> None:
+        self.signal: int | None = None
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> "StopRequest":
+        for number in self.SIGNALS:
+            self._before[number] = signal.signal(number, self._receive)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _receive(self, number: int, frame: FrameType | None) -> None:
+        if self.signal is not None:
+            raise KeyboardInterrupt
+        self.signal = number
+        # Not print: a signal may arrive in the middle of one.
+        os.write(2, b"\nstopping after this step; once more ends at once\n")
+
+    @property
+    def exit_code(self) -> int:
+        """The shell's exit code for the signal that was received."""
+        return 128 + (self.signal or 0)
+
+    def check(self, message: str) -> None:
+        """Raise `Interrupted` with the message if a signal was received."""
+        if self.signal is not None:
+            raise Interrupted(message, self.exit_code)
+
+
+def ignore_in_worker(_: int) -> None:
+    """For the processes that read images: a signal to the whole group is for the process that trains to answer."""
+    for number in StopRequest.SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
