@@ -68,7 +68,7 @@ def fit(state: TrainingState, loaders: Loaders, args: argparse.Namespace, run: R
         stop_if_asked(run)
 
     while progress.epoch <= args.epoch and not out_of_patience(progress, args.early_stopping):
-        learning_rate = state.learning_rate
+        learning_rate = state.set_learning_rate()
         train_epoch(state, loaders, args, after_step)
         scores = train_scores = progress.means()
         if loaders.validation:
@@ -84,7 +84,7 @@ def fit(state: TrainingState, loaders: Loaders, args: argparse.Namespace, run: R
             record["validation"] = scores
         run.log.log(record | {"seconds": progress.epoch_seconds})
         print(epoch_line(record, args.epoch, progress.epoch_seconds, kept=progress.best.epoch == progress.epoch))
-        state.next_epoch()
+        progress.next_epoch()
         run.resume_file.save()
     if progress.epoch <= args.epoch:
         print(f"stopped early: no better validation IoU since epoch {progress.best.epoch}")

@@ -1,6 +1,7 @@
 """What changes while a run trains, named in one place, so that it is saved as one and resumed as one."""
 
 import argparse
+import math
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -82,7 +83,7 @@ class Progress:
 
 
 class TrainingState:
-    """A segmenter in training: its trained weights, optimiser, schedule, scaler and progress.
+    """A segmenter in training: its trained weights, optimiser, scaler and progress.
 
     Args:
         segmenter: on the device that it is trained on.
@@ -92,26 +93,23 @@ class TrainingState:
     def __init__(self, segmenter: Segmenter, args: argparse.Namespace, device: torch.device) -> None:
         self.segmenter = segmenter
         self.device = device
+        self.epochs, self.first_learning_rate = args.epoch, args.lr
         self.optimizer = make_optimizer(segmenter, args.lr)
-        self.schedule = torch.optim.lr_scheduler.CosineAnnealingLR(self.optimizer, T_max=args.epoch)
         self.scaler = gradient_scaler(args.precision, device)
         self.progress = Progress()
 
-    @property
-    def learning_rate(self) -> float:
-        return float(self.optimizer.param_groups[0]["lr"])
-
-    def next_epoch(self) -> None:
-        """Move on: the learning rate follows its schedule once an epoch."""
-        self.schedule.step()
-        self.progress.next_epoch()
+    def set_learning_rate(self) -> float:
+        """Give the optimiser the learning rate of this epoch, and return it."""
+        rate = cosine(self.first_learning_rate, self.progress.epoch, self.epochs)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        return rate
 
     def state_dict(self) -> dict[str, Any]:
         """Plain values and tensors, from which `load_state_dict` goes on as if nothing had happened."""
         return {
             "trained": self.segmenter.trained_state(),
             "optimizer": self.optimizer.state_dict(),
-            "schedule": self.schedule.state_dict(),
             "scaler": self.scaler.state_dict(),
             "progress": asdict(self.progress),
             "random": torch.get_rng_state(),
@@ -123,12 +121,16 @@ class TrainingState:
         # Not strict only because the frozen parts are in place already.
         self.segmenter.load_state_dict(state["trained"], strict=False)
         self.optimizer.load_state_dict(state["optimizer"])
-        self.schedule.load_state_dict(state["schedule"])
         self.scaler.load_state_dict(state["scaler"])
         self.progress = Progress(**state["progress"] | {"best": Best(**state["progress"]["best"])})
         torch.set_rng_state(state["random"])
         if state["cuda_random"] is not None and self.device.type == "cuda":
             torch.cuda.set_rng_state(state["cuda_random"], self.device)
+
+
+def cosine(first: float, epoch: int, epochs: int) -> float:
+    """The learning rate of an epoch, from 1: a cosine from `first` towards 0 (Loshchilov and Hutter, 1608.03983)."""
+    return first * (1 + math.cos(math.pi * (epoch - 1) / epochs)) / 2
 
 
 def make_optimizer(segmenter: Segmenter, learning_rate: float) -> torch.optim.Optimizer:

@@ -1,0 +1,20 @@
+"""Tiny training runs for tests: flags of a run on small pairs, and its log."""
+
+import json
+
+from cad.options import resolve_training, training_parser
+
+TINY = ("--model_type", "vit_demo", "--image_size", "32", "--num_workers", "0", "--wandb", "disabled")
+
+
+def resolved(folders, output, *flags):
+    """The resolved flags of two epochs on (image folder, mask folder)."""
+    data = ["--train_image_dir", str(folders[0]), "--train_mask_dir", str(folders[1]), "--output_dir", str(output)]
+    parser = training_parser("run_cad.py", "")
+    return resolve_training(parser.parse_args([*data, *TINY, "--batch_size", "2", "--epoch", "2", *flags]))
+
+
+def log_of(output):
+    """The records of the only run below `output`."""
+    (file,) = (output / "runs").glob("*/log.jsonl")
+    return [json.loads(line) for line in file.read_text().splitlines()]
