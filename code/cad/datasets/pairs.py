@@ -268,7 +268,7 @@ def read_mask(path: Path, threshold: int | None = None) -> np.ndarray:
         foreground = np.asarray(image.convert("L")) > 127
     elif image.info["deep colour"]:
         # Pillow keeps the high byte of each channel, in which small labels are 0.
-        foreground = _read_deep_colour(path).any(axis=2)  # type: ignore[assignment]
+        foreground = _has_deep_colour(path, image.info["turn"])
     elif image.mode in ("1", "L", "RGB", "I", "F") or image.mode.startswith("I;16"):
         foreground = np.atleast_3d(np.asarray(image)).any(axis=2)  # type: ignore[assignment]
     else:
@@ -295,21 +295,22 @@ def _at_least(image: Image.Image, threshold: int, path: Path) -> np.ndarray:
     return foreground.astype(np.uint8)
 
 
-def _read_deep_colour(path: Path) -> np.ndarray:
-    """The colours of a file of 16 bits a channel, without alpha: (H, W, 3) uint16, upright."""
+def _has_deep_colour(path: Path, turn: Image.Transpose | None) -> np.ndarray:
+    """Where a file of 16 bits a channel is not black, alpha apart: (H, W), upright by `turn`."""
     try:
         values = cv2.imread(str(path), cv2.IMREAD_UNCHANGED | cv2.IMREAD_IGNORE_ORIENTATION)
     except cv2.error:
         values = None
     if values is None:
         raise UserError(f"{path}: 16-bit colour that cannot be read; convert the mask to 8-bit grey")
-    return np.asarray(values[:, :, :3])
+    coloured = Image.fromarray(np.asarray(values[:, :, :3].any(axis=2), dtype=np.uint8))
+    return np.asarray(coloured if turn is None else coloured.transpose(turn))
 
 
 def _decode(path: Path) -> Image.Image:
     """Open and fully decode a file, upright as its EXIF data say, in a mode of `_KEPT_MODES` or 16-bit grey.
 
-    What its header tells about the pixels is left in `info`: "format", "lossy" and "deep colour".
+    What its header tells about the pixels is left in `info`: "format", "lossy", "deep colour" and how it was turned.
     """
     try:
         status = path.stat()
@@ -319,15 +320,14 @@ def _decode(path: Path) -> Image.Image:
             raise OSError("0 bytes")
         with Image.open(path, formats=FORMATS) as image:
             image.load()
+            turn = _UPRIGHT.get(image.getexif().get(ExifTags.Base.Orientation, 1))
             header = {
                 "format": image.format,
                 "lossy": _is_lossy(image, path),
                 "deep colour": _is_deep_colour(image, path),
+                "turn": turn,
             }
-            upright: Image.Image = image
-            orientation = image.getexif().get(ExifTags.Base.Orientation)
-            if orientation in _UPRIGHT:
-                upright = image.transpose(_UPRIGHT[orientation])
+            upright: Image.Image = image if turn is None else image.transpose(turn)
             if upright.mode not in _KEPT_MODES and not upright.mode.startswith("I;16"):
                 upright = upright.convert("RGB")
             upright.info.update(header)
