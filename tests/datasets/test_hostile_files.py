@@ -238,6 +238,15 @@ def test_changed_bytes_never_raise_anything_else(tmp_path, kind, changes):
         read_or_refuse(read, path)
 
 
+@pytest.mark.parametrize("kind, value", [("jpeg", 0), ("tiff", 2)])
+def test_headers_on_which_pillow_raises_struct_and_type_errors(tmp_path, kind, value):
+    for place in range(20, 120):  # the orientation's neighbours in EXIF, the types of a TIFF's tags
+        changed = bytearray(CONTENTS[kind])
+        changed[place] = value
+        (tmp_path / "a.png").write_bytes(changed)
+        read_or_refuse(read_image, tmp_path / "a.png")
+
+
 @given(st.binary(max_size=80), st.sampled_from(["", *sorted(CONTENTS)]))
 def test_random_bytes_are_refused(tmp_path, content, start):
     path = tmp_path / "random.png"

@@ -79,9 +79,9 @@ def list_images(folder: Path, what: str) -> dict[str, Path]:
         if not folder.is_dir():
             raise UserError(f"{what} {folder}: expected a folder of images, found a file")
         paths = sorted(folder.iterdir())
+    except UserError:
+        raise
     except OSError as error:
-        if isinstance(error, UserError):
-            raise
         raise UserError(f"{what} {folder}: cannot be listed: {error.strerror or error}") from error
     by_stem: dict[str, list[Path]] = defaultdict(list)
     for path in paths:
