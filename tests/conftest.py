@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, settings
 from PIL import Image
 
 
@@ -11,6 +12,11 @@ def pytest_addoption(parser):
 
 def pytest_configure(config):
     config.addinivalue_line("markers", "slow: takes long; runs with --slow")
+    # The same examples in every run: a test that fails by chance says nothing about the change at hand.
+    steady = {"derandomize": True, "deadline": None, "suppress_health_check": list(HealthCheck)}
+    settings.register_profile("quick", max_examples=40, **steady)
+    settings.register_profile("thorough", max_examples=1500, **steady)
+    settings.load_profile("thorough" if config.getoption("--slow") else "quick")
 
 
 def pytest_collection_modifyitems(config, items):

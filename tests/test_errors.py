@@ -14,7 +14,7 @@ def test_a_user_error_is_one_line_and_exit_code_2(capsys):
 
 class Broken(Dataset):
     def __getitem__(self, index):
-        raise UserError("frog.png: vanished")
+        raise UserError("Error: a  frog.png: vanished (ValueError: 3)")
 
     def __len__(self):
         return 1
@@ -22,7 +22,7 @@ class Broken(Dataset):
 
 def test_an_error_of_a_worker_process_is_one_line_too(capsys):
     assert run_script(lambda: list(DataLoader(Broken(), num_workers=1))) == 2
-    assert capsys.readouterr().err == "error: frog.png: vanished\n"
+    assert capsys.readouterr().err == "error: Error: a  frog.png: vanished (ValueError: 3)\n"
 
 
 def test_the_file_systems_refusals_and_missing_packages_are_one_line(capsys, tmp_path):

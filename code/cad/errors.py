@@ -33,9 +33,11 @@ def run_script(main: Callable[[], None]) -> int:
     try:
         main()
     except UserError as error:
-        # One that comes out of a worker process has the worker's traceback before its own words.
-        message = str(error).rsplit("Error: ", 1)[-1] if "in DataLoader worker" in str(error) else str(error)
-        print(f"error: {' '.join(message.split())}", file=sys.stderr)
+        message = str(error)
+        if "in DataLoader worker" in message:
+            # The worker's traceback comes first; the last line is the class, a colon and the error's own words.
+            message = message.rstrip().splitlines()[-1].partition("Error: ")[2]
+        print(f"error: {' '.join(line.strip() for line in message.splitlines())}", file=sys.stderr)
         return 2
     except ModuleNotFoundError as error:
         if (error.name or "").split(".")[0] == "cad":

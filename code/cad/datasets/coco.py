@@ -7,8 +7,9 @@ by at most a pixel along an outline. Several polygons of one instance are united
 
 import io
 import json
+import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -125,8 +126,11 @@ def _category_ids(known: list[dict], names: list[str] | None) -> set[int] | None
     return {ids[name] for name in names}
 
 
-def _possible_files(from_dir: Path, file_name: str) -> tuple[Path, Path]:
-    return from_dir / file_name, from_dir / Path(file_name).name
+def _possible_files(from_dir: Path, file_name: str) -> Iterator[Path]:
+    """As it is written, then in composed and in decomposed Unicode: macOS stores names decomposed."""
+    for name in (file_name, unicodedata.normalize("NFC", file_name), unicodedata.normalize("NFD", file_name)):
+        yield from_dir / name
+        yield from_dir / Path(name).name
 
 
 def check_segmentations(image: AnnotatedImage) -> None:

@@ -3,13 +3,19 @@
 Two folders, paired by file stem: `images/frog.jpg` goes with `masks/frog.png`.
 
 What images are converted to: RGB, 8 bit. Grey is repeated, palettes are looked up, an alpha channel is dropped, 16-bit
-values are reduced to 8 bits, CMYK and other colour spaces are converted, of an animation the first frame counts, and
-EXIF orientation is applied. What masks are converted to: any non-zero pixel is foreground in a lossless file (in
-colour: any channel but alpha); in a lossy one (JPEG, lossy WebP) grey values above 127, since compression leaves noise
-around 0.
+values are reduced to 8 bits, CMYK and other colour spaces are converted, and EXIF orientation is applied. What masks
+are converted to: any non-zero pixel is foreground in a lossless file (in colour: any channel but alpha); in a lossy one
+(JPEG, lossy WebP) grey values above 127, since compression leaves noise around 0.
+
+Of an animation, or a file of several pages, the first one counts. A mask seldom has an EXIF orientation: it is taken to
+be drawn on the upright image. A file's content decides how it is read, not its extension. Whatever is wrong with a file
+is a `UserError` that names it.
 """
 
 import random
+import stat
+import unicodedata
+import warnings
 from collections import defaultdict
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -18,12 +24,28 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, UnidentifiedImageError
 from tqdm import tqdm
 
 from cad.errors import MissingPathError, UserError, first_names
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
+# Of all that Pillow reads: some of its other readers start programs, as that of PostScript does.
+FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP", "GIF")
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_KEPT_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "I", "F")
+
+# Pillow's remarks on damaged metadata and on large images name no file. What matters of them is an error below.
+for _category in (UserWarning, Image.DecompressionBombWarning):
+    warnings.filterwarnings("ignore", category=_category, module=r"PIL\.")
 
 
 @dataclass(frozen=True)
@@ -35,24 +57,42 @@ class Pair:
     mask: Path
 
 
+def stem_of(path: Path) -> str:
+    """What pairs a file: its name up to the extension, in composed Unicode (NFC), since macOS stores it decomposed."""
+    return unicodedata.normalize("NFC", path.stem)
+
+
 def list_images(folder: Path, what: str) -> dict[str, Path]:
-    """Image files of a folder by stem, sorted; other files and hidden ones are ignored.
+    """Image files of a folder by stem (see `stem_of`), sorted; other files and hidden ones are ignored.
 
     Args:
         what: the flag the folder came from, for errors.
 
     Raises:
         MissingPathError: the folder does not exist.
-        UserError: it is a file, it holds no image, or two files share a stem.
+        UserError: it is a file or cannot be listed, it holds no image, two files share a stem, or a name cannot be
+            printed.
     """
-    if not folder.exists():
-        raise MissingPathError(f"{what} {folder}: no such folder")
-    if not folder.is_dir():
-        raise UserError(f"{what} {folder}: expected a folder of images, found a file")
+    try:
+        if not folder.exists():
+            raise MissingPathError(f"{what} {folder}: no such folder")
+        if not folder.is_dir():
+            raise UserError(f"{what} {folder}: expected a folder of images, found a file")
+        paths = sorted(folder.iterdir())
+    except UserError:
+        raise
+    except OSError as error:
+        raise UserError(f"{what} {folder}: cannot be listed: {error.strerror or error}") from error
     by_stem: dict[str, list[Path]] = defaultdict(list)
-    for path in sorted(folder.iterdir()):
+    for path in paths:
         if path.suffix.lower() in EXTENSIONS and not path.name.startswith("."):
-            by_stem[path.stem].append(path)
+            by_stem[stem_of(path)].append(path)
+    unprintable = [ascii(paths[0].name) for stem, paths in by_stem.items() if not _is_printable(stem)]
+    if unprintable:
+        raise UserError(
+            f"{what} {folder}: {len(unprintable)} names hold control characters or are not UTF-8: "
+            f"{first_names(unprintable)}; rename these files"
+        )
     if not by_stem:
         raise UserError(f"{what} {folder}: no image files found; expected any of {' '.join(EXTENSIONS)}")
     twice = [f"{paths[0].name} and {paths[1].name}" for paths in by_stem.values() if len(paths) > 1]
@@ -62,6 +102,11 @@ def list_images(folder: Path, what: str) -> dict[str, Path]:
             "keep one file of each name"
         )
     return {stem: paths[0] for stem, paths in by_stem.items()}
+
+
+def _is_printable(name: str) -> bool:
+    """Whether a name is text on one line, as logs, tables and reports need it (Cc: control, Cs: not UTF-8)."""
+    return not any(unicodedata.category(letter) in ("Cc", "Cs") for letter in name)
 
 
 def find_pairs(
@@ -145,16 +190,10 @@ def check_pairs(
 def _check_pair(pair: Pair, mask_threshold: int | None) -> tuple[str | None, bool]:
     """(what is wrong with a pair or None, whether its mask has foreground)."""
     try:
-        image, mask = read_image(pair.image), read_mask(pair.mask, mask_threshold)
+        _, mask = read_pair(pair, mask_threshold)
     except UserError as error:
         return str(error), False
-    problem = None
-    if image.shape[:2] != mask.shape:
-        problem = (
-            f"{pair.image} is {image.shape[1]}x{image.shape[0]} pixels (width x height) and its mask {pair.mask} is "
-            f"{mask.shape[1]}x{mask.shape[0]}: expected the same size"
-        )
-    return problem, bool(mask.any())
+    return None, bool(mask.any())
 
 
 def split_pairs(pairs: list[Pair], fraction: float, seed: int) -> tuple[list[Pair], list[Pair]]:
@@ -168,6 +207,29 @@ def split_pairs(pairs: list[Pair], fraction: float, seed: int) -> tuple[list[Pai
     chosen = set(random.Random(seed).sample(range(len(pairs)), count))
     validation = [pair for index, pair in enumerate(pairs) if index in chosen]
     return [pair for index, pair in enumerate(pairs) if index not in chosen], validation
+
+
+def read_pair(pair: Pair, mask_threshold: int | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """An image (H, W, 3) uint8 RGB and its mask (H, W) uint8, 0 or 1.
+
+    Files may change after they were checked, so that every reading checks them.
+
+    Args:
+        mask_threshold: see `read_mask`.
+
+    Raises:
+        UserError: see `read_image` and `read_mask`; or the two differ in size.
+    """
+    image, mask = read_image(pair.image), read_mask(pair.mask, mask_threshold)
+    if image.shape[:2] != mask.shape:
+        turned = image.shape[:2] == mask.shape[::-1]
+        raise UserError(
+            f"{pair.image} is {image.shape[1]}x{image.shape[0]} pixels (width x height) and its mask {pair.mask} is "
+            f"{mask.shape[1]}x{mask.shape[0]}: expected the same size"
+            + "; EXIF orientation is applied here: if the mask was drawn without it, turn the mask likewise"
+            * turned
+        )
+    return image, mask
 
 
 def read_image(path: Path) -> np.ndarray:
@@ -194,9 +256,11 @@ def read_mask(path: Path, threshold: int | None = None) -> np.ndarray:
 
     Raises:
         UserError: the file is unreadable or truncated, or no pixel of a lossless file reaches the threshold though some
-            are not zero, as in a mask of 0 and 1.
+            are not zero, as in a mask of 0 and 1; or a pixel is NaN or infinite.
     """
     image = _decode(path)
+    if image.mode == "F" and not np.isfinite(np.asarray(image)).all():
+        raise UserError(f"{path}: NaN or infinite pixels; expected numbers, 0 for background; convert the file")
     if threshold is not None:
         return _at_least(image, threshold, path)
     foreground: np.ndarray
@@ -204,10 +268,7 @@ def read_mask(path: Path, threshold: int | None = None) -> np.ndarray:
         foreground = np.asarray(image.convert("L")) > 127
     elif image.info["deep colour"]:
         # Pillow keeps the high byte of each channel, in which small labels are 0.
-        values = cv2.imread(str(path), cv2.IMREAD_UNCHANGED | cv2.IMREAD_IGNORE_ORIENTATION)
-        if values is None:
-            raise UserError(f"{path}: 16-bit colour that cannot be read; convert the mask to 8-bit grey")
-        foreground = np.asarray(values[:, :, :3]).any(axis=2)  # type: ignore[assignment]
+        foreground = _has_deep_colour(path, image.info["turn"])
     elif image.mode in ("1", "L", "RGB", "I", "F") or image.mode.startswith("I;16"):
         foreground = np.atleast_3d(np.asarray(image)).any(axis=2)  # type: ignore[assignment]
     else:
@@ -234,24 +295,60 @@ def _at_least(image: Image.Image, threshold: int, path: Path) -> np.ndarray:
     return foreground.astype(np.uint8)
 
 
-def _decode(path: Path) -> Image.Image:
-    """Open and fully decode a file, upright as its EXIF data say.
+def _has_deep_colour(path: Path, turn: Image.Transpose | None) -> np.ndarray:
+    """Where a file of 16 bits a channel is not black, alpha apart: (H, W), upright by `turn`."""
+    try:
+        values = cv2.imread(str(path), cv2.IMREAD_UNCHANGED | cv2.IMREAD_IGNORE_ORIENTATION)
+    except cv2.error:
+        values = None
+    if values is None:
+        raise UserError(f"{path}: 16-bit colour that cannot be read; convert the mask to 8-bit grey")
+    coloured = Image.fromarray(np.asarray(values[:, :, :3].any(axis=2), dtype=np.uint8))
+    return np.asarray(coloured if turn is None else coloured.transpose(turn))
 
-    What its header tells about the pixels is left in `info`: "format", "lossy" and "deep colour".
+
+def _decode(path: Path) -> Image.Image:
+    """Open and fully decode a file, upright as its EXIF data say, in a mode of `_KEPT_MODES` or 16-bit grey.
+
+    What its header tells about the pixels is left in `info`: "format", "lossy", "deep colour" and how it was turned.
     """
     try:
-        with Image.open(path) as image:
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):  # opening a pipe would wait forever
+            raise OSError("a folder or a device")
+        if not status.st_size:
+            raise OSError("0 bytes")
+        with Image.open(path, formats=FORMATS) as image:
             image.load()
+            turn = _UPRIGHT.get(image.getexif().get(ExifTags.Base.Orientation, 1))
             header = {
                 "format": image.format,
                 "lossy": _is_lossy(image, path),
                 "deep colour": _is_deep_colour(image, path),
+                "turn": turn,
             }
-            upright = ImageOps.exif_transpose(image)
+            upright: Image.Image = image if turn is None else image.transpose(turn)
+            if upright.mode not in _KEPT_MODES and not upright.mode.startswith("I;16"):
+                upright = upright.convert("RGB")
             upright.info.update(header)
             return upright
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise UserError(f"{path}: unreadable or truncated image file ({error}); replace or remove it") from error
+    except Image.DecompressionBombError as error:
+        raise UserError(
+            f"{path}: too large to be decoded safely ({error}); make it smaller: it is resized to --image_size anyway"
+        ) from error
+    except Exception as error:  # Pillow's readers raise almost any class on damaged files
+        raise UserError(
+            f"{path}: unreadable or truncated image file ({_reason(error)}); replace or remove it"
+        ) from error
+
+
+def _reason(error: Exception) -> str:
+    """What went wrong with a file, on one line and without its path."""
+    if isinstance(error, UnidentifiedImageError):
+        return f"none of {', '.join(FORMATS)}, or its header is damaged"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 def _is_lossy(image: Image.Image, path: Path) -> bool:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from cad.datasets.pairs import EXTENSIONS
+from cad.datasets.pairs import EXTENSIONS, stem_of
 from cad.errors import MissingPathError, UserError, first_names
 from cad.files import write_atomically
 
@@ -42,8 +42,8 @@ def check_targets(placements: list[Placement], copy: bool) -> None:
         folder = placement.target.parent
         if folder not in stems:
             there = folder.iterdir() if folder.is_dir() else ()
-            stems[folder] = {path.stem: path.name for path in there if path.suffix.lower() in EXTENSIONS}
-        name = stems[folder].setdefault(placement.target.stem, placement.target.name)
+            stems[folder] = {stem_of(path): path.name for path in there if path.suffix.lower() in EXTENSIONS}
+        name = stems[folder].setdefault(stem_of(placement.target), placement.target.name)
         same_name = name == placement.target.name
         if not same_name or (os.path.lexists(placement.target) and not _is_placed(placement, copy)):
             in_the_way.append(str(folder / name))
@@ -62,7 +62,8 @@ def refuse_in_the_way(files: list[str]) -> None:
 def _is_placed(placement: Placement, copy: bool) -> bool:
     """Whether the target is what placing would make: a link to the source, or a copy of it."""
     if placement.target.is_symlink():
-        return not copy and placement.target.resolve() == placement.source.resolve()
+        # realpath: resolve() raises on links that lead to themselves.
+        return not copy and os.path.realpath(placement.target) == os.path.realpath(placement.source)
     return placement.target.is_file() and filecmp.cmp(placement.source, placement.target, shallow=False)
 
 

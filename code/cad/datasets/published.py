@@ -5,11 +5,12 @@ and checked before the first file is written, and no file that is there is ever 
 """
 
 import re
+import unicodedata
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from cad.datasets.pairs import EXTENSIONS, list_images
+from cad.datasets.pairs import EXTENSIONS, list_images, stem_of
 from cad.datasets.placing import Placement, check_folders, check_targets, place
 from cad.errors import UserError, first_names
 
@@ -294,8 +295,8 @@ def _read_names(file: Path) -> list[str]:
         lines = [line.strip() for line in file.read_text(encoding="utf-8-sig").splitlines()]
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{file}: cannot be read as a list of names: {error}") from error
-    names = [Path(line).name for line in lines if line]
-    return [Path(name).stem if Path(name).suffix.lower() in EXTENSIONS else name for name in names]
+    names = [Path(unicodedata.normalize("NFC", line)).name for line in lines if line]
+    return [stem_of(Path(name)) if Path(name).suffix.lower() in EXTENSIONS else name for name in names]
 
 
 def _check_disjoint(found: list[Found]) -> None:

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from cad.datasets.pairs import Pair, read_image, read_mask
+from cad.datasets.pairs import Pair, read_pair
 from cad.datasets.views import resize_pair
 
 
@@ -35,8 +35,8 @@ class ScoredImages(Dataset[dict[str, Any]]):
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         pair = self.pairs[index]
-        mask = read_mask(pair.mask, self.mask_threshold)
-        image, _ = resize_pair(read_image(pair.image), mask, self.image_size)
+        full_image, mask = read_pair(pair, self.mask_threshold)
+        image, _ = resize_pair(full_image, mask, self.image_size)
         return {
             "image": torch.from_numpy(image).permute(2, 0, 1).contiguous(),
             "mask": torch.from_numpy(resize_mask(mask, self.metric_size)),

@@ -17,7 +17,7 @@ from torchvision import tv_tensors
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as transforms
 
-from cad.datasets.pairs import Pair, read_image, read_mask
+from cad.datasets.pairs import Pair, read_pair
 
 AUGMENTED_SHARE = 0.5
 MAX_SHIFT = 0.0625  # of the side
@@ -91,7 +91,8 @@ def _shift_scale_rotate(both: list[Tensor], random: np.random.Generator) -> list
 class ViewDataset(Dataset[dict[str, Any]]):
     """Views of pairs, asked for by (index, view number).
 
-    Gives {"image": (3, S, S) uint8 RGB, "mask": (1, S, S) uint8 0 or 1, "name": str}.
+    Gives {"image": (3, S, S) uint8 RGB, "mask": (1, S, S) uint8 0 or 1, "name": str}, or raises a UserError where a
+    file is no longer what was checked (`cad.datasets.pairs.read_pair`).
     """
 
     def __init__(self, pairs: list[Pair], image_size: int, seed: int) -> None:
@@ -105,7 +106,7 @@ class ViewDataset(Dataset[dict[str, Any]]):
     def __getitem__(self, index_and_view: tuple[int, int]) -> dict[str, Any]:
         index, view = index_and_view
         pair = self.pairs[index]
-        image, mask = resize_pair(read_image(pair.image), read_mask(pair.mask), self.image_size)
+        image, mask = resize_pair(*read_pair(pair), self.image_size)
         image_tensor = torch.from_numpy(image).permute(2, 0, 1).contiguous()
         mask_tensor = torch.from_numpy(mask).unsqueeze(0)
         if view > 0:
