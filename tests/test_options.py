@@ -94,8 +94,6 @@ def test_the_official_file_in_checkpoints_is_the_default(tmp_path):
 
 
 def test_combinations_that_cannot_work_are_refused():
-    with pytest.raises(UserError, match="--dist True: training on several GPUs is not available yet"):
-        resolve_training(parse("--dist", "True"))
     with pytest.raises(UserError, match="--demo and --train_image_dir exclude each other"):
         resolve_training(parse("--demo", "shadow"))
     with pytest.raises(UserError, match="--val_image_dir and --val_mask_dir belong together"):

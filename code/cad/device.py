@@ -9,21 +9,26 @@ import torch
 from cad.errors import UserError
 
 
-def pick_device(name: str) -> torch.device:
+def pick_device(name: str, local_rank: int = 0) -> torch.device:
     """The device of that name; "auto" is the first of CUDA, Apple's MPS and the CPU that is there, and says so.
+
+    Args:
+        local_rank: the number of this process on its machine: which CUDA device "auto" and "cuda" mean.
 
     Raises:
         UserError: an unknown name, or a device that is not there.
     """
     if name == "auto":
         if torch.cuda.is_available():
-            return torch.device("cuda")
+            return torch.device("cuda", local_rank)
         if torch.backends.mps.is_available():
             return torch.device("mps")
         print("no GPU found: running on the CPU")
         return torch.device("cpu")
     try:
         device = torch.device(name)
+        if device.type == "cuda" and device.index is None:
+            device = torch.device("cuda", local_rank)
         torch.zeros(1, device=device).item()
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = str(error).splitlines()[0]

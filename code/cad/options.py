@@ -176,12 +176,18 @@ def training_parser(prog: str, description: str) -> OneLineParser:
 
     original = parser.add_argument_group("accepted for the original's command lines")
     original.add_argument(
-        "--dist", type=str2bool, default=False, metavar="BOOL", help="training on several GPUs: only False so far"
+        "--dist",
+        type=str2bool,
+        default=False,
+        metavar="BOOL",
+        help="train on all GPUs of this machine, --batch_size images on each, as torchrun --nproc_per_node GPUS does",
     )
     original.add_argument(
-        "--port", type=count, default=29500, metavar="N", help="port of distributed training; unused so far"
+        "--port", type=count, default=29500, metavar="N", help="port of --dist True (default: %(default)s)"
     )
-    original.add_argument("--local_rank", type=int, default=0, metavar="N", help="GPU of this process; unused so far")
+    original.add_argument(
+        "--local_rank", type=int, default=0, metavar="N", help="unused: torchrun tells each process its GPU"
+    )
     return parser
 
 
@@ -338,8 +344,6 @@ def resolve_training(args: argparse.Namespace) -> argparse.Namespace:
     Raises:
         UserError, MissingPathError: naming the flag.
     """
-    if args.dist:
-        raise UserError("--dist True: training on several GPUs is not available yet; use --dist False, one process")
     if args.demo:
         _resolve_demo(args)
     elif args.train_image_dir is None or args.train_mask_dir is None:

@@ -201,7 +201,9 @@ def test_bands_cover_all_rows_in_even_numbers():
 
 
 def test_patch_moments_by_hand():
-    moments = patch_moments([torch.tensor([[1.0, 3.0], [0.0, 0.0]]), torch.tensor([[5.0], [6.0]])])
+    moments = patch_moments(
+        [torch.tensor([[1.0, 3.0], [0.0, 0.0]]), torch.tensor([[5.0], [6.0]])], 2, torch.device("cpu")
+    )
     assert moments.samples == 3
     assert torch.allclose(moments.mean, torch.tensor([3.0, 2.0]).double())
     assert torch.allclose(moments.spread, torch.tensor([[8 / 3, 4.0], [4.0, 8.0]]).double())
@@ -210,7 +212,7 @@ def test_patch_moments_by_hand():
 def test_variance_keeps_its_digits_far_from_zero():
     outputs = [1e4 + torch.rand(16, 16, 3, generator=torch.manual_seed(0)) for _ in range(2)]
     expected = torch.stack(outputs).double().var(dim=(0, 1, 2), correction=0)
-    assert torch.allclose(output_moments(outputs).spread, expected, rtol=1e-6)
+    assert torch.allclose(output_moments(outputs, 3, torch.float32, torch.device("cpu")).spread, expected, rtol=1e-6)
 
 
 def test_turned_convolution_is_the_gradient():

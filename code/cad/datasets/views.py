@@ -123,13 +123,28 @@ class ViewSampler(Sampler[tuple[int, int]]):
 
     Args:
         views: how many augmented views there are; 0 shows the images as they are.
+        batch_size: images of a batch; needed where several processes share the images.
+        rank: number of this process, of `processes` that share them. In training each takes its part of every batch of
+            all of them, equal parts but for an epoch's last batch, of which some may get nothing.
     """
 
-    def __init__(self, length: int, seed: int, shuffle: bool, views: int = 0) -> None:
+    def __init__(
+        self,
+        length: int,
+        seed: int,
+        shuffle: bool,
+        views: int = 0,
+        batch_size: int = 1,
+        rank: int = 0,
+        processes: int = 1,
+    ) -> None:
         self.length = length
         self.seed = seed
         self.shuffle = shuffle
         self.views = views
+        self.batch_size = batch_size
+        self.rank = rank
+        self.processes = processes
         self.epoch = 1
         self.shown = 0
 
@@ -142,11 +157,21 @@ class ViewSampler(Sampler[tuple[int, int]]):
         """The different views that so many epochs show."""
         return list(range(1, min(self.views, epochs) + 1)) if self.views and self.shuffle else [0]
 
-    def __len__(self) -> int:
+    @property
+    def left(self) -> int:
+        """How many images of this epoch are still to be shown, by all processes."""
         return self.length - self.shown
 
+    def __len__(self) -> int:
+        return len(self._own_part())
+
     def __iter__(self) -> Iterator[tuple[int, int]]:
-        order = np.arange(self.length)
-        if self.shuffle:
-            order = np.random.default_rng([self.seed, self.epoch]).permutation(self.length)
-        return iter([(int(index), self.view) for index in order[self.shown :]])
+        return iter([(int(index), self.view) for index in self._own_part()])
+
+    def _own_part(self) -> np.ndarray:
+        """The indices that this process shows."""
+        if not self.shuffle:
+            return np.arange(self.length)[self.rank :: self.processes]
+        order = np.random.default_rng([self.seed, self.epoch]).permutation(self.length)[self.shown :]
+        batches = np.split(order, range(self.batch_size * self.processes, len(order), self.batch_size * self.processes))
+        return np.concatenate([np.array_split(batch, self.processes)[self.rank] for batch in batches])

@@ -1,8 +1,8 @@
 """BatchNorm for the lean adapter: its statistics, its folding into a convolution and its backward, in bands of rows.
 
 An image's features are a contiguous tensor (H, W, C): a band of rows is then one block of memory, and a statistic of
-every channel is a vector (C,). Each of `patch_moments`, `output_moments` and `gradient_sums` is the one place where
-sums over the batch are formed.
+every channel is a vector (C,). `patch_moments`, `output_moments` and `gradient_sums` are the places where sums over the
+batch are formed, and with several processes over their batches together; a process may have no image at all.
 
 Source: Ioffe and Szegedy, "Batch Normalization", arXiv 1502.03167, algorithm 1 and section 3; docs/METHOD.md.
 """
@@ -12,6 +12,8 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+
+from cad.distributed import processes, sum_over_processes
 
 # 8 MiB in float32: small beside the 64 MiB of one image's features (C = 256, 512 pixels), large enough that a
 # convolution over the band keeps every core busy.
@@ -43,45 +45,52 @@ class Moments(NamedTuple):
     spread: Tensor
 
 
-def patch_moments(patches: Iterable[Tensor]) -> Moments:
-    """Mean and covariance of all columns of `patches`, matrices (D, any number of columns), values of about 1.
+def patch_moments(patches: Iterable[Tensor], size: int, device: torch.device) -> Moments:
+    """Mean and covariance of all columns of `patches`, matrices (D = size, any number of columns), values of about 1.
 
     In float64 a covariance needs no centring first: rounding stays at 1e-16 of the values, far below BatchNorm's
     epsilon of 1e-5. So one pass over the images is enough.
     """
-    count, total, products = 0, torch.zeros(()), torch.zeros(())
+    sums = torch.zeros(size + 1, size, dtype=torch.float64, device=device)  # of the columns, and of their products
+    count = 0
     for columns in patches:
         columns = columns.double()
         count += columns.shape[1]
-        total = columns.sum(dim=1) + total.to(columns)
-        products = columns @ columns.T + products.to(columns)
-    mean = total / count
-    return Moments(count, mean, products / count - torch.outer(mean, mean))
+        sums[0] += columns.sum(dim=1)
+        sums[1:] += columns @ columns.T
+    count = count_everywhere(count, device)
+    mean, products = (sum_over_processes(sums) / count).split([1, size])
+    return Moments(count, mean[0], products - torch.outer(mean[0], mean[0]))
 
 
-def output_moments(outputs: list[Tensor]) -> Moments:
-    """Mean and variance of every channel over all images (H, W, C) and pixels.
+def count_everywhere(count: int, device: torch.device) -> int:
+    """A number of samples, summed over the processes that train together."""
+    return int(sum_over_processes(torch.tensor(count, device=device))) if processes() > 1 else count
+
+
+def output_moments(outputs: list[Tensor], channels: int, dtype: torch.dtype, device: torch.device) -> Moments:
+    """Mean and variance of every channel over all images (H, W, C) and pixels, computed in `dtype`.
 
     Two passes: the second, around the rounded mean of the first, keeps the digits of both where the mean is large.
     """
-    count = sum(output.shape[0] * output.shape[1] for output in outputs)
-    dtype = statistics_dtype(outputs[0].dtype)
+    count = count_everywhere(sum(output.shape[0] * output.shape[1] for output in outputs), device)
 
-    def average(terms: Callable[[Tensor], Iterable[Tensor]]) -> Tensor:
+    def average(terms: Callable[[Tensor], Iterable[Tensor]], number: int) -> Tensor:
         sums = [
             torch.stack([term.sum(dim=(0, 1)) for term in terms(output[top:bottom].to(dtype))]).double()
             for output in outputs
             for top, bottom in bands_of(output)
         ]
-        return torch.stack(sums).sum(dim=0) / count
+        none = torch.zeros(number, channels, dtype=torch.float64, device=device)
+        return sum_over_processes(torch.stack(sums).sum(dim=0) if sums else none) / count
 
     def around_centre(band: Tensor) -> Iterator[Tensor]:
         band = band - centre
         yield band
         yield band.square_()
 
-    (centre,) = average(lambda band: [band]).to(dtype)
-    rest, square = average(around_centre)
+    (centre,) = average(lambda band: [band], 1).to(dtype)
+    rest, square = average(around_centre, 2)
     return Moments(count, centre + rest, square - rest.square())
 
 
@@ -140,14 +149,15 @@ class Normalisation(NamedTuple):
         return torch.addcmul(self.shift, band - self.mean, self.scale)
 
 
-def normalisation(norm: nn.BatchNorm2d, bias: Tensor, outputs: list[Tensor]) -> Normalisation:
-    """The normalisation of `outputs`, which lack the convolution's `bias`; updates running statistics in training."""
-    dtype = statistics_dtype(outputs[0].dtype)
+def normalisation(norm: nn.BatchNorm2d, bias: Tensor, outputs: list[Tensor], dtype: torch.dtype) -> Normalisation:
+    """The normalisation of `outputs` in `dtype`, which lack the convolution's `bias`; updates running statistics in
+    training."""
+    dtype = statistics_dtype(dtype)
     bias = bias.detach().double()
     count = None
     if uses_batch_statistics(norm):
         # The bias shifts the mean alone: it cancels, except in the running mean.
-        count, mean, variance = output_moments(outputs)
+        count, mean, variance = output_moments(outputs, len(bias), dtype, bias.device)
         update_running_statistics(norm, Moments(count, mean + bias, variance))
     else:
         assert norm.running_mean is not None and norm.running_var is not None
@@ -165,25 +175,36 @@ class GradientSums(NamedTuple):
     product: Tensor
 
 
-def gradient_sums(terms: Iterable[tuple[Tensor, Tensor]]) -> GradientSums:
-    """Sum bands of (gradient of z, centred output), both (rows, W, C)."""
+def gradient_sums(terms: Iterable[tuple[Tensor, Tensor]], channels: int, device: torch.device) -> GradientSums:
+    """Sum bands of (gradient of z, centred output), both (rows, W, C), of the images of this process."""
     sums = [
         torch.stack((gradient.sum(dim=(0, 1)), (gradient * centred).sum(dim=(0, 1)))).double()
         for gradient, centred in terms
     ]
-    gradient, product = torch.stack(sums).sum(dim=0)
-    return GradientSums(gradient, product)
+    none = torch.zeros(2, channels, dtype=torch.float64, device=device)
+    return GradientSums(*(torch.stack(sums).sum(dim=0) if sums else none))
+
+
+def sums_everywhere(sums: GradientSums) -> GradientSums:
+    """The sums over the images of all processes that train together."""
+    return GradientSums(*sum_over_processes(torch.stack(sums)))
 
 
 def parameter_gradients(norm: Normalisation, sums: GradientSums) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of the convolution's bias and of BatchNorm's weight and bias, (C,) each."""
+    """Gradients of the convolution's bias and of BatchNorm's weight and bias, (C,) each.
+
+    `sums` are those of this process: the gradients are summed over processes with all others.
+    """
     # In training the mean removes the convolution's bias, so its gradient is zero.
     bias = torch.zeros_like(sums.gradient) if norm.samples else sums.gradient * norm.scale
     return bias, sums.product * norm.inverse_std, sums.gradient
 
 
 def output_gradient(norm: Normalisation, sums: GradientSums, gradient: Tensor, centred: Tensor) -> Tensor:
-    """Carry a band's gradient of z back to the convolution's output; (rows, W, C) both, overwrites its arguments."""
+    """Carry a band's gradient of z back to the convolution's output; (rows, W, C) both, overwrites its arguments.
+
+    `sums` are those of all processes, as `norm.samples` is.
+    """
     if norm.samples:
         offset = (sums.gradient / norm.samples).to(norm.mean)
         slope = (sums.product / norm.samples).to(norm.mean) * norm.inverse_std.square()

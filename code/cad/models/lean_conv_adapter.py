@@ -41,6 +41,7 @@ from cad.models.lean_batch_norm import (
     patch_moments,
     row_bands,
     statistics_dtype,
+    sums_everywhere,
     uses_batch_statistics,
 )
 
@@ -123,7 +124,7 @@ def input_moments(inputs: Tensor, dtype: torch.dtype, channels: int) -> Moments:
             for top, bottom in row_bands(image.shape[-2], image.shape[-1] * channels):
                 yield patches_of(padded, top, bottom)
 
-    return patch_moments(patches())
+    return patch_moments(patches(), PATCH, inputs.device)
 
 
 class FirstBlock(NamedTuple):
@@ -270,9 +271,10 @@ def outputs_to_gradients(
         return pooled_activation_gradient(gradient, norm(band)), band - norm.mean
 
     bands = [(i, top, bottom) for i, output in enumerate(outputs) for top, bottom in bands_of(output)]
-    sums = gradient_sums(terms(*band) for band in bands)
+    sums = gradient_sums((terms(*band) for band in bands), len(norm.mean), norm.mean.device)
+    everywhere = sums_everywhere(sums)
     for i, top, bottom in bands:
-        outputs[i][top:bottom] = output_gradient(norm, sums, *terms(i, top, bottom))
+        outputs[i][top:bottom] = output_gradient(norm, everywhere, *terms(i, top, bottom))
     return parameter_gradients(norm, sums)
 
 
@@ -291,19 +293,20 @@ class LeanBlocks(torch.autograd.Function):
             x2.append(pool(x1))
             y2.append(convolve(x1, weight2))
             del x1
-        norm2 = normalisation(adapter.conv_block2.bn, parameters[3], y2)
+        norm2 = normalisation(adapter.conv_block2.bn, parameters[3], y2, dtype)
         for x, y in zip(x2, y2, strict=True):
             add_activation(x, y, norm2)
 
         y3 = [convolve(x, weight3) for x in x2]
-        norm3 = normalisation(adapter.conv_block3.bn, parameters[7], y3)
+        norm3 = normalisation(adapter.conv_block3.bn, parameters[7], y3, dtype)
         for total, x, y in zip(totals, x2, y3, strict=True):
             x3 = pool(x)
             add_activation(x3, y, norm3)
             total += pool_to_grid(x, adapter.grid)
             total += pool_to_grid(x3, adapter.grid)
 
-        output = torch.stack([total.permute(2, 0, 1) for total in totals]).tanh_()
+        none = parameters[0].new_empty(0, len(parameters[0]), adapter.grid, adapter.grid, dtype=dtype)
+        output = torch.stack([total.permute(2, 0, 1) for total in totals]).tanh_() if totals else none
         ctx.norm2, ctx.norm3 = norm2, norm3
         ctx.save_for_backward(inputs, output, *parameters, *y2, *x2)
         return output
@@ -318,7 +321,8 @@ class LeanBlocks(torch.autograd.Function):
             torch.ops.aten.tanh_backward(gradient, result).permute(1, 2, 0).contiguous()
             for gradient, result in zip(grad_output, output, strict=True)
         ]
-        grads3 = third_block_backward(x2, parameters[6], ctx.norm3, grad_totals)
+        height, width = inputs.shape[-2] // 4, inputs.shape[-1] // 4
+        grads3 = third_block_backward(x2, parameters[6].to(output.dtype), ctx.norm3, grad_totals, height, width)
         grads2 = outputs_to_gradients(y2, lambda i, top, bottom: x2[i][top:bottom], ctx.norm2)
         first = FirstBlock(*(parameter.to(output.dtype) for parameter in parameters[:2]))
         grads1, grad_weight2 = first_block_backward(first, inputs, parameters[2], y2, x2, grad_totals)
@@ -332,13 +336,12 @@ def channels_last(weight: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def third_block_backward(
-    x2: list[Tensor], weight: Tensor, norm: Normalisation, grad_totals: list[Tensor]
+    x2: list[Tensor], weight: Tensor, norm: Normalisation, grad_totals: list[Tensor], height: int, width: int
 ) -> tuple[Tensor, ...]:
-    """Overwrite every image's x2 by its gradient; returns the gradients of block 3's four parameters."""
-    weight = channels_last(weight, x2[0].dtype)
+    """Overwrite every image's x2 (height, width, C) by its gradient; returns the gradients of block 3's parameters."""
+    weight = channels_last(weight, weight.dtype)
     back = turned(weight)
     grad_weight = torch.zeros_like(back, dtype=norm.mean.dtype)
-    height, width, _ = x2[0].shape
 
     def grad_x3(i: int, top: int, bottom: int) -> Tensor:
         return grid_gradient(grad_totals[i], height // 2, width // 2, top, bottom)
@@ -374,7 +377,7 @@ def first_block_backward(
     back = turned(channels_last(weight, dtype))
     grad_back = torch.zeros_like(back, dtype=statistics)
     grads = [torch.zeros_like(tensor, dtype=statistics) for tensor in first]
-    height, width, channels = grad_y2[0].shape
+    height, width, channels = inputs.shape[-2] // 2, inputs.shape[-1] // 2, len(first.weight)
     for image, grad_y, grad_x, grad_total in zip(inputs, grad_y2, grad_x2, grad_totals, strict=True):
         padded = padded_image(image, dtype)
         for top, bottom in first.bands(padded):

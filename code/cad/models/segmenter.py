@@ -158,6 +158,8 @@ class Segmenter(nn.Module):
         Returns:
             Logits (B, 1, S, S) before the sigmoid; above 0 is foreground.
         """
+        if not len(images):
+            return self._no_logits(images)
         if embeddings is None:
             embeddings = self.encode(images)
         embeddings = embeddings.to(self.image_positions.dtype)
@@ -170,6 +172,14 @@ class Segmenter(nn.Module):
         else:
             low_res_logits = self._decode(embeddings)
         return F.interpolate(low_res_logits, images.shape[-2:], mode="bilinear", align_corners=False)
+
+    def _no_logits(self, images: Tensor) -> Tensor:
+        """(0, 3, S, S) -> (0, 1, S, S). Of processes that train together one may have no image in a step; its BatchNorm
+        takes part in the statistics all the same."""
+        zero = 0 * self.mask_decoder.mask_tokens.weight.sum()  # a gradient for backward to start from
+        if self.conv_adapter is not None:
+            zero = zero + self.conv_adapter(adapter_input(images.to(self.image_positions.dtype))).sum()
+        return zero + images.new_zeros(images[:, :1].shape, dtype=self.image_positions.dtype)
 
     def _decode(self, embeddings: Tensor) -> Tensor:
         """(B, C, G, G) -> logits (B, 1, 4G, 4G)."""

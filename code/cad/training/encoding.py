@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from cad.datasets.embedding_cache import CachedViews, EmbeddingCache, MissingEmbeddings
 from cad.datasets.views import ViewDataset, ViewSampler
+from cad.distributed import gather, is_first, processes, rank
 from cad.errors import UserError
 from cad.models.sam import BaseWeights, resize_for_encoder
 from cad.models.segmenter import Segmenter
@@ -45,7 +46,7 @@ def encode_missing(
     announce(requests, cache)
     encoded = 0
     waiting: list[tuple[str, Tensor]] = []
-    with tqdm(total=requests, desc="encoding", unit="image", disable=None) as progress:
+    with tqdm(total=requests, desc="encoding", unit="image", disable=None if is_first() else True) as progress:
         for views, pairs in work:
             missing = MissingEmbeddings(views, pairs, cache, partial(resize_for_encoder, side=segmenter.encoder_size))
             items: Iterable[dict[str, Any]] = DataLoader(
@@ -118,11 +119,20 @@ def fill_cache(
         UserError: see `encode_missing`.
     """
     requests = [
-        (views, [(index, view) for view in sampler.views_shown(args.epoch) for index in range(len(views))])
+        # Shared by image, since different views of one may be the same.
+        (
+            views,
+            [
+                (index, view)
+                for view in sampler.views_shown(args.epoch)
+                for index in range(len(views))[rank() :: processes()]
+            ],
+        )
         for views, sampler in orders
     ]
     cache = open_cache(segmenter, base, args)
-    return encode_missing(segmenter, requests, cache, args.encode_batch_size, args.num_workers, device, stop)
+    encoded = encode_missing(segmenter, requests, cache, args.encode_batch_size, args.num_workers, device, stop)
+    return sum(gather(encoded))  # and all embeddings are there when the first process goes on
 
 
 def with_embeddings(

@@ -1,8 +1,9 @@
 """The training loop: one engine for every method. See `accumulate_gradients` for what a step is."""
 
 import argparse
+import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -10,18 +11,19 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
-from torch.utils.data import DataLoader
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset, default_collate
 from tqdm import tqdm
 
 from cad.datasets.views import ViewSampler
 from cad.device import describe_memory
+from cad.distributed import gather, is_first, processes, sum_gradients, sum_over_processes
 from cad.errors import UserError, first_names
 from cad.evaluation.metrics import METRICS, evaluate, mean_metrics, overlap
 from cad.models.segmenter import Segmenter
 from cad.models.weights import save_weights
 from cad.precision import autocast, gradient_scaler
-from cad.training.logger import RunLog
+from cad.training.logger import Log
 from cad.training.losses import segmentation_losses
 from cad.training.resume import ResumeFile
 from cad.training.state import Best, Progress, TrainingState
@@ -46,7 +48,7 @@ class Run:
 
     weights: Path
     metadata: dict[str, Any]
-    log: RunLog
+    log: Log
     resume_file: ResumeFile
     stop: StopRequest
 
@@ -78,7 +80,10 @@ def fit(state: TrainingState, loaders: Loaders, args: argparse.Namespace, run: R
             progress.best = Best(progress.epoch, scores)
             kept = {"on": scored_on, "epoch": progress.epoch, **scores}
             seconds = float(np.mean([*progress.seconds, progress.epoch_seconds]))
-            save_weights(run.weights, state.segmenter, run.metadata | {"metrics": kept, "seconds_per_epoch": seconds})
+            if is_first():
+                save_weights(
+                    run.weights, state.segmenter, run.metadata | {"metrics": kept, "seconds_per_epoch": seconds}
+                )
         record: dict[str, Any] = {"epoch": progress.epoch, "train": train_scores, "learning_rate": learning_rate}
         if loaders.validation:
             record["validation"] = scores
@@ -118,16 +123,18 @@ def train_epoch(
     state.segmenter.train()
     progress, sampler = state.progress, loaders.sampler
     sampler.epoch, sampler.shown = progress.epoch, progress.images
-    if not len(sampler):
+    if not sampler.left:
         return  # cut off in validation: this epoch's training is done
     preview = Preview(PREVIEWED_IMAGES, progress.pictures if progress.images else [])
-    images_in_step = args.accumulate * args.batch_size
+    images_in_batch = args.batch_size * processes()
+    images_in_step = args.accumulate * images_in_batch
     started = time.perf_counter()
-    with tqdm(loaders.train, desc=f"epoch {progress.epoch}/{args.epoch}", leave=False, disable=None) as batches:
-        iterator = iter(batches)
-        for left in range(len(sampler), 0, -images_in_step):
+    silent = None if is_first() else True
+    with tqdm(loaders.train, desc=f"epoch {progress.epoch}/{args.epoch}", leave=False, disable=silent) as batches:
+        own = with_empty_batches(batches, loaders.train.dataset)
+        for left in range(sampler.left, 0, -images_in_step):
             images = min(left, images_in_step)
-            train_step(state, islice(iterator, args.accumulate), images, args, preview)
+            train_step(state, islice(own, math.ceil(images / images_in_batch)), images, args, preview)
             progress.images += images
             if loaders.validation is None:
                 progress.pictures = preview.pictures
@@ -137,6 +144,14 @@ def train_epoch(
             after_step()
 
 
+def with_empty_batches(batches: Iterable[dict[str, Any]], views: Dataset[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """The batches, then batches without an image: of an epoch's last batch a process may have no part."""
+    yield from batches
+    empty = default_collate([views[0, 0]])
+    while True:
+        yield {name: values[:0] for name, values in empty.items()}
+
+
 def train_step(
     state: TrainingState,
     batches: Iterable[dict[str, Any]],
@@ -144,7 +159,7 @@ def train_step(
     args: argparse.Namespace,
     preview: "Preview",
 ) -> None:
-    """One step of the optimiser over `batches`, which hold so many images, and their scores.
+    """One step of the optimiser over `batches`, and their scores; so many images are in it, on all processes.
 
     A step whose loss or gradient is not finite leaves no trace in the model, and counts against `args.skip_nonfinite`.
 
@@ -162,7 +177,8 @@ def train_step(
         preview.keep(batch, logits)
         names += batch["name"]
         sums.append(torch.stack([values.sum() for values in scores.values()]))
-    totals = torch.stack(sums).tolist()
+    totals = sum_over_processes(torch.stack(sums)).tolist()
+    sum_gradients(trained_parameters(state))
     if not np.isfinite(totals).all():
         wrong = "loss"
     elif not gradient_is_finite(state):
@@ -172,6 +188,7 @@ def train_step(
         state.scaler.update()
         progress.add_scores(totals, images)
         return
+    names = [name for part in gather(names) for name in part]
     if progress.skipped >= args.skip_nonfinite:
         raise UserError(
             f"the {wrong} is not finite on the images {', '.join(names)}: lower --lr, or use --precision fp32, or "
@@ -187,12 +204,18 @@ def gradient_is_finite(state: TrainingState) -> bool:
     """Whether every value of every gradient is finite; for fp16 the scaler looks at that, and leaves the step out."""
     if state.scaler.is_enabled():
         return True
-    gradients = [p.grad for group in state.optimizer.param_groups for p in group["params"] if p.grad is not None]
+    gradients = [parameter.grad for parameter in trained_parameters(state) if parameter.grad is not None]
     return bool(torch.stack([torch.isfinite(gradient).all() for gradient in gradients]).all())
 
 
+def trained_parameters(state: TrainingState) -> list[nn.Parameter]:
+    """What the optimiser moves."""
+    return [parameter for group in state.optimizer.param_groups for parameter in group["params"]]
+
+
 def stop_if_asked(run: Run) -> None:
-    """Save and raise Interrupted if a signal was received."""
+    """Save and raise Interrupted if a signal was received, by any of the processes."""
+    run.stop.signal = max((signal for signal in gather(run.stop.signal) if signal is not None), default=None)
     if run.stop.signal is not None:
         run.resume_file.save()
         folder = run.resume_file.path.parent
@@ -207,18 +230,30 @@ def validate(
 
     def on_batch(batch: dict[str, Any], logits: Tensor) -> None:
         preview.keep(batch, logits)
-        stop_if_asked(run)
+        if processes() == 1:  # else they would have to agree, and have different numbers of batches
+            stop_if_asked(run)
 
-    per_image = evaluate(state.segmenter, batches, state.device, args.precision, on_batch)
+    own = evaluate(state.segmenter, batches, state.device, args.precision, on_batch)
     state.progress.pictures = preview.pictures
-    return mean_metrics(per_image)
+    return mean_metrics(interleave(gather(own)))
+
+
+def interleave(parts: list[dict[str, list[float]]]) -> dict[str, list[float]]:
+    """The scores of all validation images in their order, from those that each process has, as `ViewSampler` deals."""
+    merged: dict[str, list[float]] = {}
+    for name in parts[0]:
+        merged[name] = [0.0] * sum(len(part[name]) for part in parts)
+        for rank, part in enumerate(parts):
+            merged[name][rank :: len(parts)] = part[name]
+    return merged
 
 
 def rehearse(segmenter: Segmenter, loaders: Loaders, args: argparse.Namespace, device: torch.device) -> None:
     """Train and evaluate on two batches and undo it, so that what is broken fails now and not after an epoch."""
     statistics = [(buffer, buffer.clone()) for buffer in segmenter.trained_buffers()]
     segmenter.train()
-    for batch in islice(loaders.train, REHEARSED_BATCHES):
+    full_batches = loaders.sampler.left // (args.batch_size * processes())
+    for batch in islice(loaders.train, min(REHEARSED_BATCHES, full_batches)):
         batch = to_device(batch, device)
         accumulate_gradients(segmenter, batch, args.batch_size, gradient_scaler("fp32", device), args.precision)
     for parameter in segmenter.parameters():

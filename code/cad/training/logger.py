@@ -10,7 +10,7 @@ import netrc
 import os
 import shutil
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, Protocol, TextIO
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -54,6 +54,31 @@ PRIVATE: dict[str, Any] = {
     "x_disable_machine_info": True,
     "x_save_requirements": False,
 }
+
+
+class Log(Protocol):
+    """What the engine tells of a run."""
+
+    def log(self, record: dict[str, Any]) -> None: ...
+
+    def log_images(self, key: str, pictures: list[tuple[str, np.ndarray]], epoch: int) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class NoLog:
+    """The log of a process that is not the first of several: nothing."""
+
+    wandb_id = None
+
+    def log(self, record: dict[str, Any]) -> None:
+        pass
+
+    def log_images(self, key: str, pictures: list[tuple[str, np.ndarray]], epoch: int) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
 
 
 class RunLog:

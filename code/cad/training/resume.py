@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from cad.datasets.pairs import Pair
+from cad.distributed import from_first, is_first
 from cad.errors import MissingPathError, UserError
 from cad.files import write_atomically
 from cad.models.sam import read_weights_file
@@ -40,7 +41,7 @@ class SavedRun:
 
     Args:
         about: what stays the same over a run: "method", "settings" (the flags), "base" (SAM's weights), "data" (see
-            `fingerprint`), "wandb_id".
+            `fingerprint`), "processes", "wandb_id".
         state: see `TrainingState.state_dict`.
     """
 
@@ -71,7 +72,10 @@ class ResumeFile:
         Raises:
             UserError: the disk is full or cannot be written; the file of before stays.
         """
+        self._saved_at = time.monotonic()
         self._frozen.verify()
+        if not is_first():
+            return
         content = {
             "format": FORMAT,
             "version": FORMAT_VERSION,
@@ -79,7 +83,6 @@ class ResumeFile:
             "state": self._state.state_dict(),
         }
         write_atomically(self.path, lambda file: torch.save(content, file))
-        self._saved_at = time.monotonic()
 
     def save_if_due(self) -> None:
         if time.monotonic() - self._saved_at >= self._seconds:
@@ -137,7 +140,7 @@ def resumed_arguments(
     Raises:
         UserError: nothing to resume at a path, another method, or flags that would change the run's numbers.
     """
-    path = find_saved_run(asked.resume, asked.output_dir, method)
+    path = from_first(find_saved_run(asked.resume, asked.output_dir, method) if is_first() else None)
     if path is None:
         print("--resume auto: nothing to resume, a new run starts")
         return None
@@ -176,6 +179,11 @@ def check_saved(saved: SavedRun, about: dict[str, Any], weights: Path) -> None:
     if then != now:
         count = f"{then['images']} then and {now['images']} now" if then["images"] != now["images"] else "other files"
         raise UserError(f"--resume: the images or masks are not those that the run was started with ({count})")
+    if saved.about["processes"] != about["processes"]:
+        raise UserError(
+            f"--resume: the run has {saved.about['processes']} processes, which its batches depend on, not "
+            f"{about['processes']}"
+        )
     if saved.about["base"]["sha256"] != about["base"]["sha256"]:
         raise UserError("--resume: SAM's weights are not those that the run was started with")
     if saved.state["progress"]["best"]["epoch"] and not weights.is_file():

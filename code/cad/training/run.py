@@ -14,6 +14,7 @@ from cad.datasets.demo import prepare_demo
 from cad.datasets.pairs import Pair, check_pairs, find_pairs, split_pairs
 from cad.datasets.views import ViewDataset, ViewSampler
 from cad.device import pick_device
+from cad.distributed import from_first, is_first, local_rank, processes, rank
 from cad.errors import UserError
 from cad.files import hide_home, read_json_lines, remove_temporary_files, start_run_folder, write_json
 from cad.models.sam import BaseWeights, load_sam
@@ -22,7 +23,7 @@ from cad.models.weights import publish
 from cad.precision import halve_frozen_weights, pick_precision
 from cad.training.encoding import fill_cache, with_embeddings
 from cad.training.engine import Loaders, Run, fit, rehearse
-from cad.training.logger import RunLog, wandb_mode
+from cad.training.logger import NoLog, RunLog, wandb_mode
 from cad.training.peak_memory import compare_with_prediction, is_out_of_memory, out_of_memory_advice
 from cad.training.resume import ResumeFile, SavedRun, check_saved, fingerprint, latest_best, saved_settings
 from cad.training.state import TrainingState
@@ -51,28 +52,29 @@ def train(args: argparse.Namespace, method: str, saved: SavedRun | None = None) 
             runs out, with the flags that would make the run fit.
         Interrupted: a signal asked to stop.
     """
-    about: dict[str, Any] = {"method": method, "settings": saved_settings(args)}
-    device = pick_device(args.device)
+    about: dict[str, Any] = {"method": method, "settings": saved_settings(args), "processes": processes()}
+    device = pick_device(args.device, local_rank())
     args.precision = pick_precision(args.precision, device)
     wandb_mode(args.wandb)  # is WANDB_MODE sound?
-    if saved is None:
+    if saved is None and is_first():
         offer_unfinished(args.output_dir, method)
-    data = find_data(args)
-    check_data(data, args)
+    data = find_checked_data(args)
     segmenter, base = build_segmenter(args, method, device)
     about |= {"base": base.as_metadata(), "data": fingerprint(data.train, data.validation)}
     metadata = describe(segmenter, base, data, args, method)
 
-    folder = start_run_folder(args.output_dir) if saved is None else saved.folder
+    folder = saved.folder if saved else from_first(start_run_folder(args.output_dir) if is_first() else Path())
     weights = args.output_dir / "checkpoints" / f"{folder.name}.pth"
     metadata["run"] = folder.name
     metadata["settings"] = settings = plain_settings(args) | {"method": method, "device": str(device)}
     if saved is not None:
         check_saved(saved, about, weights)
-        remove_temporary_files(folder, weights.parent)
+        remove_temporary_files(folder, weights.parent)  # of processes that are gone
     epochs_done = saved.state["progress"]["epoch"] - 1 if saved else 0
     wandb_id = saved.about["wandb_id"] if saved else None
-    log = RunLog(folder, settings, args.project_name, args.wandb, args.wandb_details, wandb_id, epochs_done)
+    log: RunLog | NoLog = NoLog()
+    if is_first():
+        log = RunLog(folder, settings, args.project_name, args.wandb, args.wandb_details, wandb_id, epochs_done)
     about["wandb_id"] = log.wandb_id
     try:
         with StopRequest() as stop:
@@ -99,9 +101,10 @@ def train(args: argparse.Namespace, method: str, saved: SavedRun | None = None) 
         log.close()
     if device.type == "cuda":  # nothing counts tensors elsewhere, and the prediction takes seconds
         summary |= compare_with_prediction(args, method, device)
-    finish(summary, folder, weights, args)
-    resume_file.remove()
-    report(folder, settings, metadata | summary, state.progress.picture_arrays())
+    if is_first():
+        finish(summary, folder, weights, args)
+        resume_file.remove()
+        report(folder, settings, metadata | summary, state.progress.picture_arrays())
     return weights
 
 
@@ -141,11 +144,19 @@ def embed(args: argparse.Namespace) -> int:
     """
     device = pick_device(args.device)
     args.precision = pick_precision(args.precision, device)
-    data = find_data(args)
-    check_data(data, args)
+    data = find_checked_data(args)
     segmenter, base = build_segmenter(args, "decoder", device)
     with StopRequest() as stop:
         return fill_cache(segmenter, base, view_orders(data, args), args, device, stop)
+
+
+def find_checked_data(args: argparse.Namespace) -> Data:
+    """Find the data and decode every file once; of several processes the first does so, before the others look."""
+    if is_first():
+        data = find_data(args)
+        check_data(data, args)
+    from_first(None)
+    return data if is_first() else find_data(args)
 
 
 def find_data(args: argparse.Namespace) -> Data:
@@ -162,9 +173,10 @@ def find_data(args: argparse.Namespace) -> Data:
 
 def check_data(data: Data, args: argparse.Namespace) -> None:
     """Decode every file of the data, once, before anything is made of it; refuse a batch larger than the data."""
-    if args.batch_size > len(data.train):
+    if args.batch_size * processes() > len(data.train):
+        times = f" times {processes()} processes" if processes() > 1 else ""
         raise UserError(
-            f"--batch_size {args.batch_size}: larger than the data set of {len(data.train)} training images"
+            f"--batch_size {args.batch_size}{times}: larger than the data set of {len(data.train)} training images"
             + (f" ({len(data.validation)} more are for validation)" if data.validation else "")
         )
     check_pairs(data.train + data.validation, needs_foreground=True)
@@ -222,7 +234,15 @@ def view_orders(data: Data, args: argparse.Namespace) -> list[tuple[ViewDataset,
     return [
         (
             ViewDataset(pairs, args.image_size, args.seed),
-            ViewSampler(len(pairs), args.seed, shuffle=training, views=args.views if training else 0),
+            ViewSampler(
+                len(pairs),
+                args.seed,
+                shuffle=training,
+                views=args.views if training else 0,
+                batch_size=args.batch_size,
+                rank=rank(),
+                processes=processes(),
+            ),
         )
         for pairs, training in ((data.train, True), (data.validation, False))
     ]
