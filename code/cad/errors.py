@@ -23,7 +23,7 @@ def run_script(main: Callable[[], None]) -> int:
     except UserError as error:
         # One that comes out of a worker process has the worker's traceback before its own words.
         message = str(error).rsplit("Error: ", 1)[-1] if "in DataLoader worker" in str(error) else str(error)
-        print(f"error: {' '.join(message.split())}", file=sys.stderr)
+        print(f"error: {_printable(' '.join(message.split()))}", file=sys.stderr)
         return 2
     except ModuleNotFoundError as error:
         if (error.name or "").split(".")[0] == "cad":
@@ -37,6 +37,11 @@ def run_script(main: Callable[[], None]) -> int:
         print("\ninterrupted", file=sys.stderr)
         return 130
     return 0
+
+
+def _printable(message: str) -> str:
+    """The message without control characters, which a file or a server could have a terminal obey."""
+    return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in message)
 
 
 def first_names(names: list[str], shown: int = 5) -> str:

@@ -186,9 +186,12 @@ def find_base(trained: TrainedWeights, checkpoints: Path, given: Path | None) ->
     for folder in (trained.path.parent, checkpoints):
         if (folder / file_name).is_file():
             return folder / file_name, 0
+    model_type = trained.metadata["model_type"]
+    official = file_name == SAM_SIZES[model_type].file_name
     raise MissingPathError(
         f"{trained.path}: was trained on the SAM weights {file_name}, found neither beside it nor in {checkpoints}; "
-        "put the file there or pass --sam_checkpoint FILE"
+        + (f"get them (python code/download_sam.py --model_type {model_type})" if official else "put the file there")
+        + " or pass --sam_checkpoint FILE"
     )
 
 
