@@ -23,6 +23,8 @@ from tqdm import tqdm
 
 from cad.errors import MissingPathError, UserError, first_names
 
+# What Pillow may take a file for, whatever its extension says: for others it starts programs, such as Ghostscript.
+_FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP", "GIF")
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 
 
@@ -240,7 +242,7 @@ def _decode(path: Path) -> Image.Image:
     What its header tells about the pixels is left in `info`: "format", "lossy" and "deep colour".
     """
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=_FORMATS) as image:
             image.load()
             header = {
                 "format": image.format,
