@@ -1,5 +1,6 @@
 """Errors that a user can act on, and how a script ends on one: a single line on stderr and exit code 2."""
 
+import io
 import sys
 from collections.abc import Callable
 
@@ -18,6 +19,8 @@ def run_script(main: Callable[[], None]) -> int:
     One line is for a `UserError`, for the file system's refusals and for a missing package. Any other exception is a
     defect of this software and keeps its traceback.
     """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a file name need not be UTF-8, and is no reason to stop
     try:
         main()
     except UserError as error:

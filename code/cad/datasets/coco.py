@@ -102,12 +102,14 @@ def read_annotations(file: Path, categories: list[str] | None = None) -> list[An
             if wanted is None or annotation["category_id"] in wanted:
                 segmentations[annotation["image_id"]].append(annotation["segmentation"])
         return [
-            AnnotatedImage(one["file_name"], int(one["height"]), int(one["width"]), tuple(segmentations[one["id"]]))
+            AnnotatedImage(
+                str(one["file_name"]), int(one["height"]), int(one["width"]), tuple(segmentations[one["id"]])
+            )
             for one in content["images"]
         ]
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise UserError(f"--annotations {file}: cannot be read as JSON: {error}") from error
-    except (KeyError, TypeError, AttributeError) as error:
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise UserError(
             f"--annotations {file}: expected COCO's instance format with images (id, file_name, height, width) and "
             f"annotations (image_id, category_id, segmentation); missing or wrong: {error}"
@@ -125,8 +127,11 @@ def _category_ids(known: list[dict], names: list[str] | None) -> set[int] | None
     return {ids[name] for name in names}
 
 
-def _possible_files(from_dir: Path, file_name: str) -> tuple[Path, Path]:
-    return from_dir / file_name, from_dir / Path(file_name).name
+def _possible_files(from_dir: Path, file_name: str) -> list[Path]:
+    """Where an image may be: below `from_dir` in the folders it is named with, or right there. Never elsewhere."""
+    named = Path(file_name)
+    outside = named.is_absolute() or ".." in named.parts
+    return [from_dir / named.name] if outside else [from_dir / named, from_dir / named.name]
 
 
 def check_segmentations(image: AnnotatedImage) -> None:
