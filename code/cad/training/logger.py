@@ -16,7 +16,7 @@ import numpy as np
 import wandb
 
 from cad.errors import UserError
-from cad.files import write_json
+from cad.files import hide_home_in_file, write_json
 from cad.versions import installed_versions
 
 
@@ -77,11 +77,13 @@ class RunLog:
         self._file = (folder / "log.jsonl").open("a", encoding="utf-8")
         self.pictures: list[tuple[str, np.ndarray]] = []  # the latest that were logged
         self.mode = wandb_mode(wandb_flag)
+        if not wandb_details:  # else errors inside wandb are reported to its makers, with the paths of this machine
+            os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
         try:
             self._wandb = wandb.init(
                 project=project_name,
                 name=folder.name,
-                dir=str(folder),
+                dir=str(folder.resolve()),  # for the process of wandb, which may stand in another folder
                 mode=self.mode,  # type: ignore[arg-type]  # a Literal there
                 config=settings,
                 settings=wandb.Settings(**({} if wandb_details else PRIVATE) | {"silent": True, "console": "off"}),
@@ -113,3 +115,5 @@ class RunLog:
     def close(self) -> None:
         self._file.close()
         self._wandb.finish()
+        for file in self.folder.glob("wandb/*run-*/logs/*.log"):  # wandb's own notes name the folder they are in
+            hide_home_in_file(file)
