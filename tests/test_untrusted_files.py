@@ -75,12 +75,12 @@ def marker(tmp_path):
     assert not path.exists()
 
 
-@pytest.fixture(params=WAYS)
-def hostile(request, tmp_path, marker):
+@pytest.fixture
+def hostile(way, tmp_path, marker):
     """A weights file that makes the marker where it is unpickled."""
     path = tmp_path / "hostile" / "weights.pth"
     path.parent.mkdir()
-    WAYS[request.param](path, MakesFolder(marker))
+    WAYS[way](path, MakesFolder(marker))
     return path
 
 
@@ -94,6 +94,7 @@ def test_the_hostile_files_of_these_tests_would_run_code(way, tmp_path):
     assert (tmp_path / "ran").exists()
 
 
+@pytest.mark.parametrize("way", WAYS)
 def test_no_reader_of_weights_runs_code(hostile, tmp_path):
     readers = [
         lambda: read_weights_file(hostile),
@@ -118,6 +119,10 @@ def good(tmp_path):
     return path
 
 
+OFTEN = ("pickle, protocol 2", "torch zip", "trained")  # the other ways through every script are slow tests
+
+
+@pytest.mark.parametrize("way", [way if way in OFTEN else pytest.param(way, marks=pytest.mark.slow) for way in WAYS])
 def test_no_script_runs_code(hostile, good, pair_folders, tmp_path, capsys):
     output = ["--output_dir", str(tmp_path / "out"), *FAST]
     train = ["--train_image_dir", str(pair_folders[0]), "--train_mask_dir", str(pair_folders[1]), *SMALL, *output]

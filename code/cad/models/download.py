@@ -6,6 +6,7 @@ file that is already there is never replaced.
 
 import fcntl
 import os
+import re
 import time
 import urllib.request
 from collections.abc import Callable
@@ -51,8 +52,8 @@ def download_sam(
     if (url is None) != (sha256 is None):
         raise UserError("--url and --sha256 belong together: only the official files' SHA-256 are known here")
     url, expected = url or OFFICIAL_FOLDER + size.file_name, (sha256 or size.sha256).lower()
-    name = size.file_name if expected == size.sha256 else _own_name(url)
     _check_address(url)
+    name = size.file_name if expected == size.sha256 else _own_name(url)
     target = folder / name
     if target.exists():
         found = hash_file(target)
@@ -99,8 +100,8 @@ def _own_name(url: str) -> str:
 
 
 def _shown(url: str) -> str:
-    """An address for messages: what follows `?` may be a key."""
-    return url.split("?")[0].split("#")[0]
+    """An address for messages, without what may be a secret: a user's name and password, and what follows `?`."""
+    return re.sub(r"//[^/]*@", "//", re.split("[?#]", url)[0])
 
 
 def _part_of(target: Path) -> Path:
