@@ -27,7 +27,6 @@ def home(tmp_path, monkeypatch):
         monkeypatch.setenv(name, USER)
     monkeypatch.setenv("WANDB_API_KEY", KEY)
     monkeypatch.setenv("HF_TOKEN", f"hf_{KEY}")
-    monkeypatch.delenv("WANDB_ERROR_REPORTING", raising=False)
     return folder
 
 
@@ -76,17 +75,6 @@ def test_no_file_of_a_run_or_an_evaluation_says_whose_it_is(home, tmp_path, monk
         assert b"~/projects/frogs/image" in file.read_bytes()  # the search below looks at what it should
     assert b"Logging user logs to ~/out" in next(args.parent.glob("wandb/offline-*/logs/debug.log")).read_bytes()
     assert leaks(out) == []
-
-
-def test_wandb_reports_its_own_errors_only_where_details_are_sent(home, monkeypatch, tmp_path):
-    from cad.training.logger import RunLog
-
-    monkeypatch.setattr("wandb.init", lambda **_: None)
-    monkeypatch.setattr(os, "environ", os.environ.copy())
-    RunLog(tmp_path, {}, "tests", "offline", wandb_details=True)
-    assert "WANDB_ERROR_REPORTING" not in os.environ
-    RunLog(tmp_path, {}, "tests", "offline")
-    assert os.environ["WANDB_ERROR_REPORTING"] == "false"
 
 
 def test_the_home_folder_is_hidden_however_it_is_spelled(home, tmp_path, monkeypatch):

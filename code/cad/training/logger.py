@@ -77,8 +77,6 @@ class RunLog:
         self._file = (folder / "log.jsonl").open("a", encoding="utf-8")
         self.pictures: list[tuple[str, np.ndarray]] = []  # the latest that were logged
         self.mode = wandb_mode(wandb_flag)
-        if not wandb_details:  # else errors inside wandb are reported to its makers, with the paths of this machine
-            os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
         try:
             self._wandb = wandb.init(
                 project=project_name,
