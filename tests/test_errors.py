@@ -1,3 +1,6 @@
+import io
+import os
+
 import pytest
 from torch.utils.data import DataLoader, Dataset
 
@@ -54,3 +57,21 @@ def test_a_missing_path_is_both_kinds_of_error():
 def test_first_names():
     assert first_names(["a", "b"]) == "a, b"
     assert first_names(list("abcdefgh")) == "a, b, c, d, e and 3 more"
+
+
+def test_control_characters_of_a_message_do_not_reach_the_terminal(capsys):
+    def fail():
+        raise UserError("image \x1b]0;owned\x07\x1b[2J.png: no such file")
+
+    assert run_script(fail) == 2
+    assert capsys.readouterr().err == "error: image \N{REPLACEMENT CHARACTER}]0;owned\N{REPLACEMENT CHARACTER}" + (
+        "\N{REPLACEMENT CHARACTER}[2J.png: no such file\n"
+    )
+
+
+def test_a_file_name_that_is_not_utf_8_can_be_printed(monkeypatch):
+    stream = io.TextIOWrapper(io.BytesIO(), encoding="utf-8")
+    monkeypatch.setattr("sys.stdout", stream)
+    assert run_script(lambda: print(os.fsdecode(b"frog_\xff.png"))) == 0
+    stream.flush()
+    assert stream.buffer.getvalue() == b"frog_\\udcff.png\n"

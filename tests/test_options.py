@@ -83,6 +83,8 @@ def test_a_missing_sam_checkpoint_is_an_error_and_says_where_it_would_be(tmp_pat
         resolve_training(parse("--output_dir", str(tmp_path)))
     with pytest.raises(MissingPathError, match=r"--checkpoint mine.pth: no such file; expected SAM's vit_b weights"):
         resolve_training(parse("--checkpoint", "mine.pth"))
+    with pytest.raises(MissingPathError, match=r"get them: python code/download_sam.py --model_type vit_h\)"):
+        resolve_training(parse("--output_dir", str(tmp_path), "--model_type", "vit_h"))
 
 
 def test_the_official_file_in_checkpoints_is_the_default(tmp_path):

@@ -1,5 +1,6 @@
 """Errors that a user can act on, and how a script ends on one: a single line on stderr and exit code 2."""
 
+import io
 import sys
 from collections.abc import Callable
 
@@ -30,6 +31,8 @@ def run_script(main: Callable[[], None]) -> int:
     One line is for a `UserError`, for the file system's refusals and for a missing package. Any other exception is a
     defect of this software and keeps its traceback.
     """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a file name need not be UTF-8, and is no reason to stop
     try:
         main()
     except UserError as error:
@@ -37,7 +40,7 @@ def run_script(main: Callable[[], None]) -> int:
         if "in DataLoader worker" in message:
             # The worker's traceback comes first; the last line is the class, a colon and the error's own words.
             message = message.rstrip().splitlines()[-1].partition("Error: ")[2]
-        print(f"error: {' '.join(line.strip() for line in message.splitlines())}", file=sys.stderr)
+        print(f"error: {_printable(' '.join(line.strip() for line in message.splitlines()))}", file=sys.stderr)
         return 2
     except ModuleNotFoundError as error:
         if (error.name or "").split(".")[0] == "cad":
@@ -54,6 +57,11 @@ def run_script(main: Callable[[], None]) -> int:
         print("\ninterrupted", file=sys.stderr)
         return 130
     return 0
+
+
+def _printable(message: str) -> str:
+    """The message without control characters, which a file or a server could have a terminal obey."""
+    return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in message)
 
 
 def first_names(names: list[str], shown: int = 5) -> str:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
@@ -91,7 +92,27 @@ def start_run_folder(output_dir: Path, suffix: str = "") -> Path:
 
 def hide_home(path: Path | str) -> str:
     """The path as text, with `~` for the home folder, so that files that are passed on hold no user name."""
-    home = Path.home()
-    if home != Path(home.anchor) and Path(path).is_relative_to(home):
-        return str("~" / Path(path).relative_to(home))
+    # `..` may lead out of the folder one stands in and back through the home folder's name.
+    named = Path(os.path.abspath(path)) if ".." in Path(path).parts else Path(path)  # noqa: PTH100  (links stay links)
+    for home in _homes():
+        if named.is_relative_to(home):
+            return str("~" / named.relative_to(home))
     return str(path)
+
+
+def hide_home_in_file(path: Path) -> None:
+    """Put `~` for the home folder wherever a text file has it."""
+    content = hidden = path.read_bytes()
+    for home in _homes():
+        hidden = re.sub(re.escape(os.fsencode(home)) + rb"(?![\w.-])", b"~", hidden)
+    if hidden != content:
+        write_atomically(path, lambda file: file.write(hidden), durable=False)
+
+
+def _homes() -> list[Path]:
+    """The home folder as it is named, and as it is found where a link leads to it; none where it is the root."""
+    try:
+        home = Path.home()
+    except RuntimeError:  # a user without an entry, as in a container
+        return []
+    return [folder for folder in dict.fromkeys((home, home.resolve())) if folder != Path(folder.anchor)]

@@ -411,7 +411,7 @@ def sam_checkpoint_path(model_type: str, given: str | None, checkpoints: Path, f
     if not path.is_file():
         raise MissingPathError(
             f"{flag} {path}: no such file; expected SAM's {model_type} weights"
-            + (f" ({official}, from the segment-anything repository's model checkpoints)" if official else "")
+            + (f" ({official}; get them: python code/download_sam.py --model_type {model_type})" if official else "")
             + f"; {flag} random takes random weights, on purpose"
         )
     return str(path)

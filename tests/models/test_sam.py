@@ -1,5 +1,6 @@
 import os
 import pickle
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -51,6 +52,15 @@ def test_weights_of_a_file_are_loaded_and_named_by_their_hash(tmp_path):
     loaded, base = load_sam("vit_demo", path)
     assert (base.source, base.sha256, base.seed) == ("base.pth", hash_file(path), None)
     assert hash_tensors(loaded.state_dict()) == hash_tensors(sam.state_dict())
+
+
+def test_a_file_of_the_official_name_with_another_content_is_told(tmp_path, monkeypatch, capsys):
+    path = tmp_path / "sam_vit_demo_012345.pth"
+    torch.save(build_random_sam(DEMO, seed=3).state_dict(), path)
+    for sha256, told in (hash_file(path), False), ("0" * 64, True):
+        monkeypatch.setitem(SAM_SIZES, "vit_demo", replace(DEMO, file_name=path.name, sha256=sha256))
+        load_sam("vit_demo", path)
+        assert ("012345.pth: has the name of SAM's official weights, but not" in capsys.readouterr().err) == told
 
 
 def test_missing_unknown_and_misshapen_tensors_are_named():

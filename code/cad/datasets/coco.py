@@ -103,12 +103,14 @@ def read_annotations(file: Path, categories: list[str] | None = None) -> list[An
             if wanted is None or annotation["category_id"] in wanted:
                 segmentations[annotation["image_id"]].append(annotation["segmentation"])
         return [
-            AnnotatedImage(one["file_name"], int(one["height"]), int(one["width"]), tuple(segmentations[one["id"]]))
+            AnnotatedImage(
+                str(one["file_name"]), int(one["height"]), int(one["width"]), tuple(segmentations[one["id"]])
+            )
             for one in content["images"]
         ]
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise UserError(f"--annotations {file}: cannot be read as JSON: {error}") from error
-    except (KeyError, TypeError, AttributeError) as error:
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise UserError(
             f"--annotations {file}: expected COCO's instance format with images (id, file_name, height, width) and "
             f"annotations (image_id, category_id, segmentation); missing or wrong: {error}"
@@ -127,10 +129,15 @@ def _category_ids(known: list[dict], names: list[str] | None) -> set[int] | None
 
 
 def _possible_files(from_dir: Path, file_name: str) -> Iterator[Path]:
-    """As it is written, then in composed and in decomposed Unicode: macOS stores names decomposed."""
+    """Where an image may be: below `from_dir` in the folders it is named with, or right there. Never elsewhere.
+
+    As it is written, then in composed and in decomposed Unicode: macOS stores names decomposed.
+    """
     for name in (file_name, unicodedata.normalize("NFC", file_name), unicodedata.normalize("NFD", file_name)):
-        yield from_dir / name
-        yield from_dir / Path(name).name
+        named = Path(name)
+        if not (named.is_absolute() or ".." in named.parts):
+            yield from_dir / named
+        yield from_dir / named.name
 
 
 def check_segmentations(image: AnnotatedImage) -> None:

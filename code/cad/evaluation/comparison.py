@@ -1,6 +1,7 @@
 """Score several methods on one test set, and write what was found: what evaluate.py does."""
 
 import argparse
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -68,10 +69,15 @@ def training_logs(compared: list[Compared], output_dir: Path) -> dict[str, list[
     """The logs of the training runs that are still beside their weights, by label."""
     logs = {}
     for one in compared:
-        # A name, never a path: the weights may come from anywhere.
-        log = output_dir / "runs" / Path(str(one.metadata.get("run", ""))).name / "log.jsonl"
-        if one.metadata.get("run") and log.is_file():
-            logs[one.label] = read_json_lines(log)
+        run = str(one.metadata.get("run", ""))
+        if not re.fullmatch(r"\w{1,100}", run):  # a name, never a path: the weights may come from anywhere
+            continue
+        log = output_dir / "runs" / run / "log.jsonl"
+        if log.is_file():
+            try:
+                logs[one.label] = read_json_lines(log)
+            except ValueError:
+                print(f"warning: {log}: damaged, its curves are left out", file=sys.stderr)
     return logs
 
 

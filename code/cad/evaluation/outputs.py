@@ -25,7 +25,9 @@ def write_files(folder: Path, evaluation: Evaluation) -> None:
         ("table.md", markdown_table(evaluation)),
         ("table.tex", latex_table(evaluation)),
     ):
-        write_atomically(folder / name, lambda file, text=text: file.write(text.encode()))  # type: ignore[misc]
+        # A file name that is not UTF-8 holds lone surrogates, which are written as \\udc80 and the like.
+        content = text.encode(errors="backslashreplace")
+        write_atomically(folder / name, lambda file, content=content: file.write(content))  # type: ignore[misc]
 
 
 def as_json(evaluation: Evaluation) -> dict[str, Any]:
@@ -51,7 +53,11 @@ def as_json(evaluation: Evaluation) -> dict[str, Any]:
 
 
 def per_image_csv(evaluation: Evaluation) -> str:
-    """One line an image and method; an empty cell is an undefined value. The protocol is in the last columns."""
+    """One line an image and method; an empty cell is an undefined value. The protocol is in the last columns.
+
+    Names stay as they are, so that they can be matched with files, even those that a spreadsheet would take for a
+    formula, such as `=1+1`: import the columns `method` and `name` as text there.
+    """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["method", "name", *PER_IMAGE, *PROTOCOL_COLUMNS])

@@ -1,5 +1,6 @@
 """Tables: what run.sh and eval.sh print, and what is ready to paste, in Markdown and LaTeX."""
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,6 +13,13 @@ _FIELD_METRICS = (
     *("s_measure", "e_measure_mean", "e_measure_max", "e_measure_adaptive", "weighted_f"),
     *("f_measure", "mae", "ber_pooled", "ber_per_image", "boundary_iou"),
 )
+
+
+_LATEX = {letter: f"\\{letter}" for letter in "_%&#${}"} | {
+    "\\": "\\textbackslash{}",
+    "^": "\\textasciicircum{}",
+    "~": "\\textasciitilde{}",
+}
 
 
 def table_row(
@@ -125,8 +133,8 @@ def _latex_cell(estimate: Estimate, metric: str) -> str:
 
 
 def _markdown_text(text: str) -> str:
-    return text.replace("|", "\\|").replace("_", "\\_")
+    return re.sub(r"([\\`*_\[\]<>|])", r"\\\1", " ".join(text.split()))
 
 
 def _latex_text(text: str) -> str:
-    return "".join(f"\\{letter}" if letter in "_%&#$" else letter for letter in text)
+    return "".join(_LATEX.get(letter, letter) for letter in " ".join(text.split()))

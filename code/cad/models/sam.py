@@ -5,6 +5,7 @@ The modules are segment_anything's classes; nothing of it is copied here. Weight
 
 import hashlib
 import pickle
+import sys
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -35,6 +36,7 @@ class SamSize:
     num_heads: int
     global_attn_indexes: tuple[int, ...]
     file_name: str = ""  # the official weights; empty where there are none
+    sha256: str = ""  # of that file; its name holds the first digits of its MD5
     encoder_size: int = 1024
     image_size: int = 512
     window_size: int = 14
@@ -52,9 +54,30 @@ class SamSize:
 
 
 SAM_SIZES = {
-    "vit_b": SamSize(768, 12, 12, (2, 5, 8, 11), "sam_vit_b_01ec64.pth"),
-    "vit_l": SamSize(1024, 24, 16, (5, 11, 17, 23), "sam_vit_l_0b3195.pth"),
-    "vit_h": SamSize(1280, 32, 16, (7, 15, 23, 31), "sam_vit_h_4b8939.pth"),
+    "vit_b": SamSize(
+        768,
+        depth=12,
+        num_heads=12,
+        global_attn_indexes=(2, 5, 8, 11),
+        file_name="sam_vit_b_01ec64.pth",
+        sha256="ec2df62732614e57411cdcf32a23ffdf28910380d03139ee0f4fcbe91eb8c912",
+    ),
+    "vit_l": SamSize(
+        1024,
+        depth=24,
+        num_heads=16,
+        global_attn_indexes=(5, 11, 17, 23),
+        file_name="sam_vit_l_0b3195.pth",
+        sha256="3adcc4315b642a4d2101128f611684e8734c41232a17c648ed1693702a49a622",
+    ),
+    "vit_h": SamSize(
+        1280,
+        depth=32,
+        num_heads=16,
+        global_attn_indexes=(7, 15, 23, 31),
+        file_name="sam_vit_h_4b8939.pth",
+        sha256="a7bf3b02f3ebf1267aba913ff637d9a2d5c33d3173bb679e46d9f338c26f262e",
+    ),
     # A small SAM for the demo and for tests: no pretrained weights exist.
     "vit_demo": SamSize(
         96,
@@ -233,7 +256,14 @@ def load_sam(model_type: str, checkpoint: str | Path, seed: int = 0) -> tuple[Sa
     guess = guess_model_type(state)
     if guess is not None and guess != model_type:
         raise UserError(f"{path}: holds {guess} weights, but the model type is {model_type}; pass --model_type {guess}")
-    return build_sam(size, state, str(path)), BaseWeights(path.name, hash_file(path))
+    base = BaseWeights(path.name, hash_file(path))
+    if path.name == size.file_name and base.sha256 != size.sha256:
+        print(
+            f"warning: {path}: has the name of SAM's official weights, but not their SHA-256 (expected "
+            f"{size.sha256[:12]}..., found {base.sha256[:12]}...)",
+            file=sys.stderr,
+        )
+    return build_sam(size, state, str(path)), base
 
 
 def hash_file(path: Path) -> str:

@@ -5,6 +5,7 @@ weights it stands on, settings, metrics); SAM's frozen parts are found again by 
 original's code saved, a whole SAM with the adapter in it, load as well. Nothing is unpickled.
 """
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -110,8 +111,20 @@ def _check_metadata(path: Path, metadata: Any) -> None:
     base = metadata.get("base")
     if not isinstance(base, dict) or not (isinstance(base.get("source"), str) and isinstance(base.get("sha256"), str)):
         raise UserError(f"{path}: the metadata do not name the SAM weights; the file is damaged, train again")
+    if base["source"] == "random" and type(base.get("seed")) is not int:
+        raise UserError(f"{path}: the metadata lack the seed of the random SAM weights; the file is damaged")
     if not isinstance(metadata.get("image_size"), int) or not isinstance(metadata.get("demo"), bool):
         raise UserError(f"{path}: the metadata lack image_size or demo; the file is damaged, train again")
+    if metadata["image_size"] < 8 or metadata["image_size"] % 8:
+        raise UserError(f"{path}: image_size is {metadata['image_size']}, expected a positive multiple of 8")
+    # What a report shows must be plain: found out now, not after an hour of scoring.
+    try:
+        json.dumps(metadata, allow_nan=False)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise UserError(f"{path}: the metadata hold more than plain values ({error})") from error
+    for key in ("trainable_parameters", "seconds_per_epoch"):
+        if type(metadata.get(key, 0)) not in (int, float):
+            raise UserError(f"{path}: {key} is {metadata[key]!r}, expected a number")
 
 
 def _from_original(path: Path, content: dict[str, Tensor], method: str) -> TrainedWeights:
@@ -186,9 +199,12 @@ def find_base(trained: TrainedWeights, checkpoints: Path, given: Path | None) ->
     for folder in (trained.path.parent, checkpoints):
         if (folder / file_name).is_file():
             return folder / file_name, 0
+    model_type = trained.metadata["model_type"]
+    official = file_name == SAM_SIZES[model_type].file_name
     raise MissingPathError(
         f"{trained.path}: was trained on the SAM weights {file_name}, found neither beside it nor in {checkpoints}; "
-        "put the file there or pass --sam_checkpoint FILE"
+        + (f"get them (python code/download_sam.py --model_type {model_type})" if official else "put the file there")
+        + " or pass --sam_checkpoint FILE"
     )
 
 

@@ -17,7 +17,7 @@ import numpy as np
 import wandb
 
 from cad.errors import UserError
-from cad.files import write_json
+from cad.files import hide_home_in_file, write_json
 from cad.training.unfinished import LOG_FILE, SETTINGS_FILE, lock
 from cad.versions import installed_versions
 
@@ -119,7 +119,7 @@ class RunLog:
                 name=folder.name,
                 id=wandb_id,
                 resume="allow" if resumed and self.mode == "online" else None,
-                dir=str(folder),
+                dir=str(folder.resolve()),  # for the process of wandb, which may stand in another folder
                 mode=self.mode,  # type: ignore[arg-type]  # a Literal there
                 config=settings,
                 settings=wandb.Settings(**({} if wandb_details else PRIVATE) | {"silent": True, "console": "off"}),
@@ -157,6 +157,8 @@ class RunLog:
         with contextlib.suppress(OSError):  # a full disk: what could not be written has been reported
             self._file.close()
         self._wandb.finish()
+        for file in self.folder.glob("wandb/*run-*/logs/*.log"):  # wandb's own notes name the folder they are in
+            hide_home_in_file(file)
 
 
 def open_log(folder: Path, epochs_done: int) -> TextIO:
