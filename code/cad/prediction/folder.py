@@ -27,7 +27,7 @@ from cad.models.sam import hash_file
 from cad.prediction.coco_results import write_coco
 from cad.prediction.inputs import InputImage, find_images
 from cad.prediction.model import load_model
-from cad.prediction.outputs import PredictionFolder
+from cad.prediction.outputs import PredictionFolder, eight_bits
 from cad.prediction.overlay import reduce_picture
 from cad.prediction.pipeline import PixelBudget, WriteBehind, count_pixels, read_ahead
 from cad.prediction.predictor import PredictionSettings, Predictor, PreparedImage
@@ -146,11 +146,12 @@ def predict_images(predictor: Predictor, images: list[InputImage], results: Pred
     groups = [images[first : first + size] for first in range(0, len(images), size)]
     open_groups = [group for group in groups if not all(results.is_done(image) for image in group)]
     done = {image for image in images if results.is_done(image)}
-    read = partial(_read, predictor, "overlays" in results.kinds, PixelBudget())
+    budget = PixelBudget()  # one for both, so that a large image is not read while another one is written
+    read = partial(_read, predictor, "overlays" in results.kinds, budget)
     reading = read_ahead(open_groups, read, threads, TILED_AHEAD if tiled else GROUPS_AHEAD)
     bar = tqdm(total=len(images), initial=len(done), desc="predicting", unit="image", disable=None)
     start = time.perf_counter()
-    with bar, closing(reading), WriteBehind(max(1, threads), PixelBudget()) as writing, _first_interrupt(progress):
+    with bar, closing(reading), WriteBehind(max(1, threads), budget) as writing, _first_interrupt(progress):
         while not progress.interrupted:
             asked = time.perf_counter()
             group = next(reading, None)
@@ -182,13 +183,9 @@ def _predict_group(
         if image.source in done:
             continue
 
-        def write(image: ReadImage = image, size: tuple[int, int] = prepared.size, logits: np.ndarray = logits) -> None:
-            full = upsample(logits, *size)
-            results.write(image.source, full, predictor.settings.threshold_logit, image.picture)
-            progress.count_written(bar)
-
+        write = partial(_write, image, prepared.size, [logits], predictor.settings.threshold_logit, results)
         asked = time.perf_counter()
-        writing.submit(prepared.size[0] * prepared.size[1], write)
+        writing.submit(prepared.size[0] * prepared.size[1], write, partial(progress.count_written, bar))
         progress.waited += time.perf_counter() - asked
 
 
@@ -203,6 +200,17 @@ def _read(predictor: Predictor, with_picture: bool, budget: PixelBudget, source:
         return ReadImage(source, problem=str(error))
     except MemoryError:
         return ReadImage(source, problem=f"{source.path}: does not fit into memory")
+
+
+def _write(
+    image: ReadImage, size: tuple[int, int], logits: list[np.ndarray], threshold_logit: float, results: PredictionFolder
+) -> None:
+    """Bring the logits to the image's size and write its results."""
+    full = upsample(logits.pop(), *size)  # out of the list, so that a large map is freed before files are written
+    mask = full > threshold_logit
+    probabilities = eight_bits(full) if results.needs_probabilities else None
+    del full
+    results.write(image.source, mask, probabilities, image.picture)
 
 
 @contextmanager

@@ -53,19 +53,18 @@ def find_images(inputs: Iterable[Path], results: Iterable[Path] = ()) -> list[In
         # A shell hands over the files of a pattern one by one: their names are what differs between them.
         base = Path(os.path.commonpath([path.absolute().parent for path in files]))
         found |= {path: path.absolute().relative_to(base).as_posix() for path in files}
-    return _name({path.resolve(): (path, name) for path, name in found.items()}.values())
+    return _name({path.absolute(): (path, name) for path, name in found.items()}.values())
 
 
 def _search(given: Path) -> tuple[Path, Iterator[Path]]:
     """(the folder to search, what it holds) of a folder or a pattern."""
     if given.is_dir():
         return given, given.rglob("*")
-    fixed = [part for part in given.parts]
-    wild = next((index for index, part in enumerate(fixed) if set(part) & set("*?[")), None)
+    wild = next((index for index, part in enumerate(given.parts) if set(part) & set("*?[")), None)
     if wild is None:
         raise MissingPathError(f"--input {given}: no such file or folder")
-    base = Path(*fixed[:wild])
-    pattern = "/".join(fixed[wild:])
+    base = Path(*given.parts[:wild])
+    pattern = "/".join(given.parts[wild:])
     if next(base.glob(pattern), None) is None:
         raise MissingPathError(f"--input {given}: nothing fits this pattern")
     return base, base.glob(pattern)

@@ -114,20 +114,24 @@ class PredictionFolder:
                 if final and path.with_name(final[1]) in mine:
                     path.unlink(missing_ok=True)
 
-    def write(self, image: InputImage, logits: np.ndarray, threshold_logit: float, picture: np.ndarray | None) -> None:
+    @property
+    def needs_probabilities(self) -> bool:
+        """Whether `write` is to be given probabilities."""
+        return bool(self.kinds & {"probabilities", "coco"})
+
+    def write(
+        self, image: InputImage, mask: np.ndarray, probabilities: np.ndarray | None, picture: np.ndarray | None
+    ) -> None:
         """Write an image's results, the mask last.
 
         Args:
-            logits: (H, W) float32.
-            threshold_logit: logits above it are foreground.
-            picture: the reduced image for the overlay, (h, w, 3) uint8.
+            mask: (H, W) bool.
+            probabilities: (H, W) uint8, 0..255 for 0..1, where they are needed.
+            picture: the reduced image (h, w, 3) uint8, where an overlay is asked for.
 
         Raises:
             UserError: the disk is full or the folder cannot be written.
         """
-        mask = logits > threshold_logit
-        probabilities = _eight_bits(logits) if self.kinds & {"probabilities", "coco"} else None
-        del logits
         if "probabilities" in self.kinds and probabilities is not None:
             self._write_picture("probabilities", image, probabilities)
         if "coco" in self.kinds and probabilities is not None:
@@ -135,7 +139,6 @@ class PredictionFolder:
             score = float(probabilities[mask].mean()) / 255 if mask.any() else 0.0
             record = {"width": width, "height": height, "annotation": annotate(mask, score)}
             self._write("coco", image, json.dumps(record).encode())
-        del probabilities
         pixels = mask.view(np.uint8) * np.uint8(255)
         if picture is not None:
             self._write_picture("overlays", image, draw_overlay(picture, pixels))
@@ -145,7 +148,7 @@ class PredictionFolder:
         path = self._made(kind, image)
         options: dict[str, Any] = {"format": "PNG", "compress_level": 1}  # fast rather than small
         if kind == "overlays":
-            options = {"format": "JPEG", "quality": OVERLAY_QUALITY}
+            options = {"format": "JPEG", "quality": OVERLAY_QUALITY, "subsampling": 0}
         write_atomically(path, lambda file: Image.fromarray(pixels).save(file, **options))
 
     def _write(self, kind: str, image: InputImage, content: bytes) -> None:
@@ -167,7 +170,7 @@ class PredictionFolder:
                 yield image.file_name, json.loads(self.path("coco", image).read_text(encoding="utf-8"))
 
 
-def _eight_bits(logits: np.ndarray) -> np.ndarray:
+def eight_bits(logits: np.ndarray) -> np.ndarray:
     """Probabilities 0..1 as 0..255, (H, W) uint8, made in bands: a large map is not copied as floats."""
     result = np.empty(logits.shape, np.uint8)
     rows = max(1, BAND_PIXELS // logits.shape[1])

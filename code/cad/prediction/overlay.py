@@ -39,7 +39,7 @@ def draw_overlay(picture: np.ndarray, mask: np.ndarray) -> np.ndarray:
     pixels = picture.astype(np.float32)
     tinted = pixels * (1 - TINT_SHARE) + np.array(TINT, np.float32) * TINT_SHARE
     drawn = tinted * inside + pixels * OUTSIDE_BRIGHTNESS * (1 - inside)
-    width = max(1.5, max(small.shape) / 320)
+    width = max(1.3, max(small.shape) / 320)
     for colour, reach, opacity in ((TINT, 1.9 * width, 0.75), (OUTLINE, 0.5 * width, 1.0)):
         line = np.clip(reach + 0.5 - np.abs(distance), 0, 1)[:, :, None] * opacity
         drawn = drawn * (1 - line) + np.array(colour, np.float32) * line

@@ -96,19 +96,19 @@ class WriteBehind:
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="write")
         self._errors: list[BaseException] = []
 
-    def submit(self, pixels: int, job: Callable[[], None]) -> None:
-        """Run a job that holds so many pixels until it is done."""
+    def submit(self, pixels: int, job: Callable[[], None], done: Callable[[], None]) -> None:
+        """Run a job that holds so many pixels until it is done, then call `done`."""
         self._raise_errors()
         self._budget.take(pixels)
-        self._pool.submit(self._run, pixels, job)
+        self._pool.submit(self._run, pixels, job, done)
 
-    def _run(self, pixels: int, job: Callable[[], None]) -> None:
+    def _run(self, pixels: int, job: Callable[[], None], done: Callable[[], None]) -> None:
         try:
             job()
+            done()
         except BaseException as error:  # raised again where it is seen
             self._errors.append(error)
         finally:
-            del job  # frees its arrays before the next may begin
             self._budget.give_back(pixels)
 
     def _raise_errors(self) -> None:
