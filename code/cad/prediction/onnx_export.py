@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import cv2
 import numpy as np
 import torch
 
 from cad.datasets.demo import draw_camouflage, draw_shadow
 from cad.datasets.pairs import list_images, read_image
+from cad.datasets.views import resize_image
 from cad.errors import UserError, optional_package
 from cad.files import refuse_existing, write_atomically
 from cad.models.segmenter import Segmenter
@@ -210,4 +210,4 @@ def comparison_images(folder: Path | None, side: int) -> np.ndarray:
         images = [draw_camouflage(random)[0], draw_shadow(random)[0], noise]
     else:
         images = [read_image(path) for path in list(list_images(folder, "--images").values())[:COMPARED_IMAGES]]
-    return np.stack([cv2.resize(image, (side, side), interpolation=cv2.INTER_LINEAR) for image in images])
+    return np.stack([resize_image(image, side) for image in images])

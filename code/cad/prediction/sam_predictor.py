@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -11,6 +10,7 @@ from segment_anything.modeling import Sam
 from segment_anything.utils.transforms import ResizeLongestSide
 from torch import Tensor, nn
 
+from cad.datasets.views import resize_image
 from cad.device import pick_device
 from cad.models.sam import PIXEL_MEAN, PIXEL_STD
 from cad.models.segmenter import Segmenter
@@ -19,15 +19,12 @@ from cad.options import PROJECT_ROOT
 
 
 def load_sam_predictor(
-    checkpoint: str | Path,
-    device: str = "auto",
-    sam_checkpoint: str | Path | None = None,
-    method: str | None = None,
+    checkpoint: str | Path, device: str, sam_checkpoint: str | Path | None, method: str | None
 ) -> "AdaptedPredictor":
     """See `cad.sam_predictor`."""
-    segmenter, metadata = load_segmenter(
-        Path(checkpoint), PROJECT_ROOT / "checkpoints", Path(sam_checkpoint) if sam_checkpoint else None, method
-    )
+    base = None if sam_checkpoint is None else Path(sam_checkpoint).expanduser()
+    path = Path(checkpoint).expanduser()
+    segmenter, metadata = load_segmenter(path, PROJECT_ROOT / "checkpoints", base, method)
     return AdaptedPredictor(segmenter.to(pick_device(device)), metadata["image_size"])
 
 
@@ -67,8 +64,7 @@ class AdaptedPredictor(SamPredictor):
         if image_format == "BGR":
             image = np.ascontiguousarray(image[..., ::-1])
         self.reset_image()
-        square = cv2.resize(image, (self._image_size, self._image_size), interpolation=cv2.INTER_LINEAR)
-        images = torch.from_numpy(square).permute(2, 0, 1)[None].to(self.device)
+        images = torch.from_numpy(resize_image(image, self._image_size)).permute(2, 0, 1)[None].to(self.device)
         self.features = self._segmenter.adapt(self._segmenter.encode(images), images)
         self.original_size = image.shape[:2]
         self.input_size = (self._segmenter.encoder_size, self._segmenter.encoder_size)
