@@ -75,7 +75,7 @@ def fixed_batch(model):
             lambda model: model,
             r"another model than PyTorch: probabilities differ by at most [0-9.e-]+, the mask",
         ),
-        (fixed_batch, "not written, since onnxruntime cannot run it on a batch of 1: .*Reshape"),
+        (fixed_batch, "model.onnx: not written, since onnxruntime cannot run it on a batch of 1: .*Reshape"),
     ],
 )
 def test_an_export_that_computes_something_else_leaves_no_file(tmp_path, monkeypatch, change, message):
@@ -83,6 +83,16 @@ def test_an_export_that_computes_something_else_leaves_no_file(tmp_path, monkeyp
     wrong = change(mean_model(DESCRIPTION | {"image_size": "64"}, side=64)).SerializeToString()
     monkeypatch.setattr(onnx_export, "onnx_content", lambda *args: wrong)
     with pytest.raises(UserError, match=message):
+        export_onnx(tmp_path / "model.onnx", segmenter, metadata, random_images(3, 64))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_export_that_onnxruntime_cannot_load_leaves_no_file(tmp_path, monkeypatch):
+    segmenter, metadata = trained_segmenter("decoder", 64)
+    model = mean_model(DESCRIPTION | {"image_size": "64"}, side=64)
+    model.ir_version = 999
+    monkeypatch.setattr(onnx_export, "onnx_content", lambda *args: model.SerializeToString())
+    with pytest.raises(UserError, match=r"model.onnx: not written, since .*this onnxruntime can run .*IR version"):
         export_onnx(tmp_path / "model.onnx", segmenter, metadata, random_images(3, 64))
     assert list(tmp_path.iterdir()) == []
 

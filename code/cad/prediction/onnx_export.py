@@ -107,7 +107,10 @@ def export_onnx(path: Path, segmenter: Segmenter, metadata: Mapping[str, Any], i
         file.write(content)
         file.flush()
         expected = TorchModel(segmenter, metadata["image_size"], torch.device("cpu"))
-        agreement = compare_models(expected, OnnxModel(Path(file.name)), images)
+        try:
+            agreement = compare_models(expected, OnnxModel(Path(file.name)), images)
+        except UserError as error:
+            raise UserError(f"{path}: not written, since {error}") from error
         if not agreement.is_enough:
             raise UserError(
                 f"{path}: not written, since onnxruntime computes another model than PyTorch: {agreement}; expected at "
@@ -144,7 +147,7 @@ def _run(exported: OnnxModel, batch: np.ndarray) -> np.ndarray:
         raise
     except Exception as error:  # onnxruntime has an exception class for every status, without a common one
         reason = str(error).splitlines()[0]
-        raise UserError(f"not written, since onnxruntime cannot run it on a batch of {len(batch)}: {reason}") from error
+        raise UserError(f"onnxruntime cannot run it on a batch of {len(batch)}: {reason}") from error
 
 
 def onnx_content(segmenter: Segmenter, metadata: Mapping[str, Any]) -> bytes:

@@ -64,7 +64,10 @@ def _open_session(path: Path) -> Any:
     except MemoryError:
         raise
     except Exception as error:  # onnxruntime has an exception class for every status, without a common one
-        raise UserError(f"{path}: truncated, or not an ONNX model that onnxruntime can run; export it again") from error
+        reason = str(error).splitlines()[0]
+        raise UserError(
+            f"{path}: truncated, or not an ONNX model that this onnxruntime can run ({reason}); export it again"
+        ) from error
 
 
 def _image_size(path: Path, session: Any, text: str) -> int:
