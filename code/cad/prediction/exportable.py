@@ -6,6 +6,8 @@ What differs from `Segmenter`, and why it stays the same function:
   matrices (Pillow's rounding to whole numbers included), where runtimes have no Pillow and not all have an FFT
 - the adapter's BatchNorm is folded into its convolutions, and conv_up into that of block 1 (lean_conv_adapter.py)
 - windows are put together again without the arithmetic on the batch size that would fix it at export
+- attention takes a few hundred queries at a time: a runtime without fused attention stores the maps, which for all
+  4096 queries of ViT-B are 768 MiB an image
 """
 
 import copy
@@ -20,12 +22,14 @@ from segment_anything.modeling.image_encoder import Block, window_partition
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from cad.models.attention import use_plain_attention
+from cad.models.attention import LeanAttention
 from cad.models.conv_adapter import NEGATIVE_SLOPE, ConvAdapter, divide_by_peak
 from cad.models.lean_conv_adapter import DILATION, folded_first_block
 from cad.models.sam import normalise_for_encoder
 from cad.models.sam_adapter import SamAdapterEncoder
 from cad.models.segmenter import ADAPTER_SCALE, Segmenter
+
+MOST_QUERIES = 512
 
 
 class FixedResize(nn.Module):
@@ -122,6 +126,24 @@ class FoldedConvAdapter(nn.Module):
         return pooling @ x @ pooling.T
 
 
+class ExportableAttention(LeanAttention):
+    """SAM's attention with its maps in parts. Parameters and results are segment_anything's `Attention`'s."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Attend within each grid of tokens: (B, H, W, C) -> (B, H, W, C)."""
+        batch, rows, columns = x.shape[0], int(x.shape[1]), int(x.shape[2])
+        q, k, v = self.qkv(x).view(batch, rows * columns, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)
+        rel_h, rel_w = self._relative_positions(q, rows, columns)
+        scaled_q, turned_k = q * self.scale, k.transpose(-2, -1)
+        parts = []
+        for first in range(0, rows * columns, MOST_QUERIES):
+            part = slice(first, first + MOST_QUERIES)
+            logits = (scaled_q[:, :, part] @ turned_k).unflatten(-1, (rows, columns))  # (B, heads, queries, H, W)
+            logits = logits + rel_h[:, :, part, :, None] + rel_w[:, :, part, None, :]
+            parts.append(logits.flatten(-2).softmax(dim=-1) @ v)
+        return self.proj(torch.cat(parts, dim=2).transpose(1, 2).reshape(batch, rows, columns, -1))
+
+
 class ExportableBlock(Block):
     """SAM's transformer block, whose batch size stays free at export. Parameters and results are `Block`'s."""
 
@@ -164,9 +186,10 @@ class ExportableSegmenter(nn.Module):
             segmenter.conv_adapter = None
         encoder = segmenter.image_encoder
         assert isinstance(encoder, ImageEncoderViT | SamAdapterEncoder)
-        use_plain_attention(encoder)
         for block in encoder.blocks:
-            block.__class__ = ExportableBlock  # differs in `forward` alone
+            # These differ in `forward` alone, as in attention.py.
+            block.__class__ = ExportableBlock
+            block.attn.__class__ = ExportableAttention
         if isinstance(encoder, SamAdapterEncoder):
             encoder.high_frequency = FixedHighFrequency(segmenter.encoder_size)
 
