@@ -1,7 +1,7 @@
 """One image through a segmenter in PyTorch and, exported, in onnxruntime: seconds, and how far the two agree.
 
     python benchmarks/onnx_inference.py                                       # CAD with vit_demo: seconds
-    OMP_NUM_THREADS=1 python benchmarks/onnx_inference.py --model_type vit_b --repeats 1     # minutes, 6 GiB
+    OMP_NUM_THREADS=1 python benchmarks/onnx_inference.py --model_type vit_b --repeats 1     # 5 to 15 minutes
 
 On the CPU, with random weights, from uint8 pixels to mask logits, encoder included. Both use as many threads as
 OMP_NUM_THREADS says. One run of each to warm up, then in turn; the median is printed. The last line is JSON.

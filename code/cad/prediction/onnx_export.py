@@ -66,6 +66,7 @@ def export(args: argparse.Namespace) -> None:
     )
     check_size(segmenter, metadata["model_type"])
     images = comparison_images(args.images, metadata["image_size"])
+    print(f"exporting, then comparing with PyTorch on {len(images)} images, which takes minutes with ViT-B and larger")
     agreement = export_onnx(args.output, segmenter, metadata, images)
     side = metadata["image_size"]
     print(
