@@ -58,5 +58,7 @@ def load_model(
         from cad.prediction.onnx_model import OnnxModel  # onnxruntime is needed for this alone
 
         return OnnxModel(path)
-    segmenter, metadata = load_segmenter(path, PROJECT_ROOT / "checkpoints", sam_checkpoint, method)
+    beside_code = PROJECT_ROOT / "checkpoints"  # not there where the package is installed elsewhere
+    checkpoints = beside_code if beside_code.is_dir() else Path("checkpoints")
+    segmenter, metadata = load_segmenter(path, checkpoints, sam_checkpoint, method)
     return TorchModel(segmenter, metadata["image_size"], device)
