@@ -4,7 +4,7 @@ import os
 import pytest
 from torch.utils.data import DataLoader, Dataset
 
-from cad.errors import MissingPathError, UserError, first_names, run_script
+from cad.errors import MissingPathError, UserError, first_names, optional_package, run_script
 
 
 def test_a_user_error_is_one_line_and_exit_code_2(capsys):
@@ -33,6 +33,12 @@ def test_the_file_systems_refusals_and_missing_packages_are_one_line(capsys, tmp
     assert capsys.readouterr().err.endswith(f"{'n' * 300}: File name too long\n")
     assert run_script(lambda: __import__("no_such_package")) == 2
     assert capsys.readouterr().err.startswith("error: the package no_such_package is missing: use ./run.sh once")
+
+
+def test_an_optional_package_is_named_with_what_installs_it():
+    assert optional_package("json").dumps([1]) == "[1]"
+    with pytest.raises(UserError, match="the package no_such_package is missing: pip install no_such_package"):
+        optional_package("no_such_package")
 
 
 def test_a_defect_keeps_its_traceback():

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from cad.errors import UserError
-from cad.files import hide_home, start_run_folder, write_atomically, write_json
+from cad.files import hide_home, refuse_existing, start_run_folder, write_atomically, write_json
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
@@ -20,6 +20,15 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
         write_atomically(path, fail_half_way)
     assert path.read_bytes() == b"old"
     assert [entry.name for entry in tmp_path.iterdir()] == ["weights.pth"]
+
+
+def test_an_output_that_exists_or_has_no_folder_is_refused(tmp_path):
+    refuse_existing(tmp_path / "new.pth")
+    (tmp_path / "old.pth").touch()
+    with pytest.raises(UserError, match=r"--output .*old.pth: exists already; remove it or choose another name"):
+        refuse_existing(tmp_path / "old.pth")
+    with pytest.raises(UserError, match=r"--output .*new.pth: there is no folder .*nowhere; make it or choose"):
+        refuse_existing(tmp_path / "nowhere" / "new.pth")
 
 
 def test_json_is_replaced_and_refuses_nan(tmp_path):

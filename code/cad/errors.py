@@ -1,8 +1,10 @@
 """Errors that a user can act on, and how a script ends on one: a single line on stderr and exit code 2."""
 
+import importlib
 import io
 import sys
 from collections.abc import Callable
+from types import ModuleType
 
 
 class UserError(ValueError):
@@ -68,3 +70,17 @@ def first_names(names: list[str], shown: int = 5) -> str:
     """The first few names and how many there are: `a, b, c, d, e and 3 more`."""
     listed = ", ".join(names[:shown])
     return f"{listed} and {len(names) - shown} more" if len(names) > shown else listed
+
+
+def optional_package(name: str) -> ModuleType:
+    """Import a package that only some jobs need.
+
+    Raises:
+        UserError: it is not installed.
+    """
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name != name:
+            raise
+        raise UserError(f"the package {name} is missing: pip install {name}") from error

@@ -54,6 +54,14 @@ def _is_running(process: int) -> bool:
     return True
 
 
+def refuse_existing(output: Path) -> None:
+    """Raise a UserError where `--output` is there already, or its folder is not."""
+    if output.exists():
+        raise UserError(f"--output {output}: exists already; remove it or choose another name")
+    if not output.parent.is_dir():
+        raise UserError(f"--output {output}: there is no folder {output.parent}; make it or choose another name")
+
+
 def write_json(path: Path, content: Any) -> None:
     """Write plain values as indented JSON, atomically. Raises ValueError on NaN or infinity."""
     text = json.dumps(content, indent=2, allow_nan=False) + "\n"

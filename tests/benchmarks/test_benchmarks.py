@@ -13,6 +13,7 @@ SMALLEST = {
     "attention": ["--windowed", "--repeats", "1"],
     "epoch": ["--model_type", "vit_demo", "--images", "2", "--batch_size", "2", "--repeats", "1"],
     "methods": ["--model_type", "vit_demo", "--repeats", "1"],
+    "onnx_inference": ["--method", "decoder", "--repeats", "1"],
 }
 
 

@@ -25,13 +25,17 @@ SCALES = (0.9, 1.1)
 MAX_ANGLE = 45.0  # degrees
 
 
-def resize_pair(image: np.ndarray, mask: np.ndarray, side: int) -> tuple[np.ndarray, np.ndarray]:
-    """Resize an image (H, W, 3) bilinearly, without antialiasing, and its mask (H, W) to the nearest pixel.
+def resize_image(image: np.ndarray, side: int) -> np.ndarray:
+    """Resize an image (H, W, 3) to (side, side, 3), both uint8: bilinear, without antialiasing.
 
-    The aspect ratio is not kept. Returns (side, side, 3) and (side, side), both uint8. Source: docs/METHOD.md.
+    The aspect ratio is not kept. Source: docs/METHOD.md.
     """
-    image = cv2.resize(image, (side, side), interpolation=cv2.INTER_LINEAR)
-    return image, cv2.resize(mask, (side, side), interpolation=cv2.INTER_NEAREST)
+    return cv2.resize(image, (side, side), interpolation=cv2.INTER_LINEAR)
+
+
+def resize_pair(image: np.ndarray, mask: np.ndarray, side: int) -> tuple[np.ndarray, np.ndarray]:
+    """Resize an image as `resize_image` does, and its mask (H, W) to the nearest pixel: (side, side)."""
+    return resize_image(image, side), cv2.resize(mask, (side, side), interpolation=cv2.INTER_NEAREST)
 
 
 def view_generator(name: str, seed: int, view: int) -> np.random.Generator:

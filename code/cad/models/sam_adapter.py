@@ -10,6 +10,8 @@ gradient checkpointing only each block's input is kept, and the block runs once 
 Parameter names are the original's. Source: Chen et al., "SAM-Adapter", ICCVW 2023; docs/METHOD.md.
 """
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from segment_anything.modeling import ImageEncoderViT
@@ -49,6 +51,7 @@ class SamAdapterEncoder(nn.Module):
     ) -> None:
         super().__init__()
         self.grad_checkpointing = grad_checkpointing
+        self.high_frequency: Callable[[Tensor], Tensor] = high_frequency  # replaced for export
         self.img_size = encoder.img_size
         self.patch_embed = encoder.patch_embed
         self.pos_embed = encoder.pos_embed
@@ -77,7 +80,7 @@ class SamAdapterEncoder(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """x: normalised encoder input (B, 3, E, E) -> image embedding (B, C, E/16, E/16)."""
         # (B, 3, E, E) -> (B, 768, N*N), each column one patch in the order channel, row, column
-        patches = F.unfold(high_frequency(x), self.patch_size, stride=self.patch_size)
+        patches = F.unfold(self.high_frequency(x), self.patch_size, stride=self.patch_size)
         hidden = self.patch_embed(x)  # (B, N, N, embed_dim)
         if self.pos_embed is not None:
             hidden = hidden + self.pos_embed

@@ -148,6 +148,14 @@ class Segmenter(nn.Module):
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.encoder_is_frozen):
             return self.image_encoder(inputs)
 
+    def adapt(self, embeddings: Tensor, images: Tensor) -> Tensor:
+        """Add the adapter's correction, where the method has one: (B, C, G, G), images (B, 3, S, S) -> (B, C, G, G)."""
+        embeddings = embeddings.to(self.image_positions.dtype)
+        if self.conv_adapter is None:
+            return embeddings
+        correction = self.conv_adapter(adapter_input(images.to(self.image_positions.dtype)))
+        return embeddings + ADAPTER_SCALE * correction
+
     def forward(self, images: Tensor, embeddings: Tensor | None = None) -> Tensor:
         """Mask logits of RGB images.
 
@@ -162,10 +170,7 @@ class Segmenter(nn.Module):
             return self._no_logits(images)
         if embeddings is None:
             embeddings = self.encode(images)
-        embeddings = embeddings.to(self.image_positions.dtype)
-        if self.conv_adapter is not None:
-            correction = self.conv_adapter(adapter_input(images.to(self.image_positions.dtype)))
-            embeddings = embeddings + ADAPTER_SCALE * correction
+        embeddings = self.adapt(embeddings, images)
         if self.checkpoint_decoder and torch.is_grad_enabled() and len(embeddings) > 1:
             each = [checkpoint(self._decode, embedding, use_reentrant=False) for embedding in embeddings.split(1)]
             low_res_logits = torch.cat(each)

@@ -1,0 +1,1 @@
+"""Images without truth -> masks: one by one from Python, or whole folders."""
