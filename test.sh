@@ -8,4 +8,5 @@ cd "$root"
 "$PYTHON" -m ruff check
 "$PYTHON" -m ruff format --check
 "$PYTHON" -m mypy
-exec "$PYTHON" -m pytest "$@"
+export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}" # a process for each core, so a thread for each process
+exec "$PYTHON" -m pytest -n auto --maxprocesses 4 "$@"

@@ -25,8 +25,8 @@ import torch
 from cad.datasets.demo import prepare_demo
 from cad.models.attention import use_plain_attention
 from cad.models.segmenter import count_parameters
-from cad.options import resolve_training, training_parser
 from cad.training.engine import train_epoch
+from cad.training.options import resolve_training, training_parser
 from cad.training.run import build_segmenter, find_data, make_loaders
 from cad.training.state import TrainingState
 from cad.training.stopping import StopRequest

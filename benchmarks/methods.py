@@ -23,9 +23,9 @@ from torch import Tensor, nn
 
 from cad.models.sam import SAM_SIZES, Sam
 from cad.models.segmenter import Segmenter
-from cad.options import memory_parser
 from cad.precision import gradient_scaler
 from cad.training.engine import accumulate_gradients
+from cad.training.options import memory_parser
 from cad.training.peak_memory import predict_peak
 from cad.training.state import make_optimizer
 

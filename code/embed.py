@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 
 from cad.errors import run_script
-from cad.options import resolve_training, training_parser
+from cad.training.options import resolve_training, training_parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Sequence
 
 from cad.errors import run_script
-from cad.options import memory_parser
+from cad.training.options import memory_parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -1,8 +1,4 @@
-"""Command-line flags that the scripts share, and what they are resolved to.
-
-The original's flags keep their names and defaults. Bad values end a script with one line and exit code 2 before
-anything is read or written; paths are checked where they are used.
-"""
+"""Command-line flags that the scripts share: the parser, the types of values, and flags of more than one script."""
 
 import argparse
 import math
@@ -11,15 +7,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
-from cad.errors import MissingPathError, UserError
+from cad.errors import MissingPathError
 
 PROJECT_ROOT = Path(__file__).resolve().parents[2]
 # Spelt out here because the modules that own them import packages that a wrong flag should not wait for.
 MODEL_TYPES = ("vit_b", "vit_l", "vit_h", "vit_demo")
 DEMO_TASKS = ("camouflage", "shadow")
-# Enough for the demo to show something within a minute or two on two CPU cores.
-DEMO_EPOCHS = 10
-DEMO_LR = 2e-3
 
 
 class OneLineParser(argparse.ArgumentParser):
@@ -88,203 +81,6 @@ def seed_number(text: str) -> int:
     return _number(text, int, lambda value: 0 <= value < 2**32, "a whole number from 0 to 4294967295")
 
 
-def training_parser(prog: str, description: str) -> OneLineParser:
-    """The flags of run_cad.py, run_sa.py and run_decoder.py."""
-    parser = OneLineParser(prog=prog, description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    data = parser.add_argument_group("data")
-    data.add_argument("--train_image_dir", type=user_path, metavar="DIR", help="folder of training images")
-    data.add_argument(
-        "--train_mask_dir",
-        type=user_path,
-        metavar="DIR",
-        help="folder of their masks, of the same names up to the extension",
-    )
-    data.add_argument("--val_image_dir", type=user_path, metavar="DIR", help="folder of validation images")
-    data.add_argument("--val_mask_dir", type=user_path, metavar="DIR", help="folder of their masks")
-    data.add_argument(
-        "--val_fraction",
-        type=fraction,
-        default=0.1,
-        metavar="F",
-        help="without validation folders: the share of the training images, chosen by the seed, to validate on; "
-        "0 trains on everything and keeps the last epoch, as the original (default: %(default)s)",
-    )
-    data.add_argument(
-        "--demo",
-        choices=DEMO_TASKS,
-        help="train vit_demo on a built-in synthetic set; needs no data and no SAM weights",
-    )
-    data.add_argument(
-        "--views",
-        type=count,
-        default=4,
-        metavar="N",
-        help="augmented views of each image, shown in turn, one an epoch; as many as epochs is training without a "
-        "cache; 0 = no augmentation (default: %(default)s)",
-    )
-    add_reading_flags(data)
-
-    model = parser.add_argument_group("model")
-    add_model_type(model)
-    model.add_argument(
-        "--checkpoint",
-        metavar="FILE",
-        help="SAM's weights, or the word random for seeded random ones "
-        "(default: the official file name of the model type in checkpoints/; random for vit_demo)",
-    )
-    _add_image_size(model)
-
-    training = parser.add_argument_group("training")
-    _add_batch_flags(training)
-    training.add_argument(
-        "--epoch", type=positive_int, metavar="N", help=f"passes over the data (default: 20; {DEMO_EPOCHS} for --demo)"
-    )
-    training.add_argument(
-        "--lr", type=positive_float, help=f"AdamW's learning rate, cosine to 0 (default: 2e-4; {DEMO_LR:g} for --demo)"
-    )
-    training.add_argument(
-        "--seed", type=seed_number, default=21, metavar="N", help="seed of everything random (default: 21)"
-    )
-    add_machine_flags(training)
-
-    _add_safety_flags(parser.add_argument_group("safety"))
-    _add_memory_flags(parser)
-    output = parser.add_argument_group("output and logging")
-    add_output_dir(output)
-    output.add_argument(
-        "--cache_dir", type=user_path, metavar="DIR", help="where embeddings are kept (default: runs/embeddings)"
-    )
-    output.add_argument(
-        "--publish",
-        metavar="NAME",
-        help="also copy the finished weights to checkpoints/NAME, but never a demo's over others",
-    )
-    output.add_argument(
-        "--project_name", default="sam-cad", metavar="NAME", help="Weights & Biases project (default: %(default)s)"
-    )
-    output.add_argument(
-        "--wandb",
-        choices=("auto", "online", "offline", "disabled"),
-        default="auto",
-        help="auto: online when an API key is configured, else offline; never asks for a login (default: %(default)s)",
-    )
-    output.add_argument(
-        "--wandb_details",
-        action="store_true",
-        help="send code version, git state and host details to Weights & Biases too (default: off)",
-    )
-
-    original = parser.add_argument_group("accepted for the original's command lines")
-    original.add_argument(
-        "--dist",
-        type=str2bool,
-        default=False,
-        metavar="BOOL",
-        help="train on all GPUs of this machine, --batch_size images on each, as torchrun --nproc_per_node GPUS does",
-    )
-    original.add_argument(
-        "--port", type=count, default=29500, metavar="N", help="port of --dist True (default: %(default)s)"
-    )
-    original.add_argument(
-        "--local_rank", type=int, default=0, metavar="N", help="unused: torchrun tells each process its GPU"
-    )
-    return parser
-
-
-def memory_parser(prog: str, description: str) -> OneLineParser:
-    """The flags of memory.py: those of training that decide how much memory it takes."""
-    parser = OneLineParser(prog=prog, description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    asked = parser.add_mutually_exclusive_group(required=True)
-    asked.add_argument("--method", choices=("cad", "sam_adapter", "decoder"), help="the method to predict")
-    asked.add_argument(
-        "--table", action="store_true", help="all methods and sizes of SAM beside cards of 4 to 80 GB (takes a minute)"
-    )
-    parser.add_argument("--json", action="store_true", help="print JSON, memory in MiB")
-    model = parser.add_argument_group("model")
-    add_model_type(model)
-    parser.set_defaults(model_type="vit_b")
-    _add_image_size(model)
-    _add_batch_flags(parser.add_argument_group("training"))
-    _add_memory_flags(parser)
-    return parser
-
-
-def _add_batch_flags(group: argparse._ArgumentGroup) -> None:
-    group.add_argument("--batch_size", type=positive_int, default=4, metavar="N", help="images a step (default: 4)")
-    group.add_argument(
-        "--accumulate", type=positive_int, default=1, metavar="N", help="batches a step of the optimiser (default: 1)"
-    )
-
-
-def _add_safety_flags(group: argparse._ArgumentGroup) -> None:
-    group.add_argument(
-        "--resume",
-        metavar="{auto,DIR}",
-        help="go on with a run that was cut off, as if nothing had happened: auto takes the newest of this method "
-        "below runs/, or starts a run where there is none; its flags need not be repeated",
-    )
-    group.add_argument(
-        "--save_every",
-        type=positive_float,
-        default=10.0,
-        metavar="MINUTES",
-        help="how often to save within an epoch; every epoch is saved anyway (default: %(default)g)",
-    )
-    group.add_argument(
-        "--early_stopping",
-        type=positive_int,
-        metavar="PATIENCE",
-        help="stop after so many epochs without a better validation IoU (default: never)",
-    )
-    group.add_argument(
-        "--skip_nonfinite",
-        type=count,
-        default=0,
-        metavar="N",
-        help="leave out up to N steps of the run whose loss or gradient is not finite, not stopping (default: 0)",
-    )
-
-
-def _add_memory_flags(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("memory and speed")
-    group.add_argument(
-        "--precision",
-        choices=("fp32", "bf16", "fp16"),
-        default="fp32",
-        help="autocast to this type, in encoding and in training (default: %(default)s)",
-    )
-    group.add_argument(
-        "--adapter_execution",
-        choices=("lean", "plain"),
-        default="lean",
-        help="CAD: the same function in little memory, or layer by layer as the paper writes it (default: %(default)s)",
-    )
-    group.add_argument(
-        "--grad_checkpointing",
-        action="store_true",
-        help="SAM-Adapter: run each encoder block once more in backward, which takes less memory and more time",
-    )
-    group.add_argument(
-        "--no_cache",
-        action="store_false",
-        dest="cache",
-        help="run the frozen encoder at every step instead of keeping embeddings on disk",
-    )
-    group.add_argument(
-        "--cache_dtype",
-        choices=("fp16", "bf16", "fp32"),
-        default="fp16",
-        help="type of the embeddings on disk (default: %(default)s)",
-    )
-    group.add_argument(
-        "--encode_batch_size",
-        type=positive_int,
-        default=1,
-        metavar="N",
-        help="images at once when filling the cache (default: 1)",
-    )
-
-
 def add_reading_flags(group: argparse._ArgumentGroup) -> None:
     """What to do about files without a partner, and how many processes read."""
     group.add_argument(
@@ -308,15 +104,6 @@ def add_model_type(
     group.add_argument("--model_type", choices=MODEL_TYPES, help=f"size of SAM ({note})")
 
 
-def _add_image_size(group: argparse._ArgumentGroup) -> None:
-    group.add_argument(
-        "--image_size",
-        type=multiple_of_8,
-        metavar="PIXELS",
-        help="side of the adapter's input and of the mask, a multiple of 8 (default: 512; 256 for vit_demo)",
-    )
-
-
 def add_machine_flags(group: argparse._ArgumentGroup) -> None:
     """The flag that says what to compute on."""
     group.add_argument(
@@ -336,61 +123,6 @@ def add_output_dir(group: argparse._ActionsContainer) -> None:
         metavar="DIR",
         help="where checkpoints/ and runs/ are (default: beside run.sh)",
     )
-
-
-def resolve_training(args: argparse.Namespace) -> argparse.Namespace:
-    """Fill in what depends on other flags, and refuse combinations that cannot work.
-
-    Raises:
-        UserError, MissingPathError: naming the flag.
-    """
-    if args.demo:
-        _resolve_demo(args)
-    elif args.train_image_dir is None or args.train_mask_dir is None:
-        missing = "--train_image_dir" if args.train_image_dir is None else "--train_mask_dir"
-        raise UserError(f"{missing} is not set: pass a folder of images and a folder of masks, or --demo camouflage")
-    args.model_type = args.model_type or "vit_b"
-    if (args.val_image_dir is None) != (args.val_mask_dir is None):
-        raise UserError("--val_image_dir and --val_mask_dir belong together: set both or neither")
-    if args.early_stopping and args.val_fraction == 0 and args.val_image_dir is None:
-        raise UserError("--early_stopping needs validation images: set --val_fraction above 0, or --val_image_dir")
-    args.epoch = args.epoch or 20
-    args.lr = args.lr or 2e-4
-    from cad.models.sam import SAM_SIZES  # imports torch, which a wrong flag should not wait for
-
-    args.image_size = args.image_size or SAM_SIZES[args.model_type].image_size
-    args.checkpoint = sam_checkpoint_path(args.model_type, args.checkpoint, args.output_dir / "checkpoints")
-    check_names(args)
-    return args
-
-
-def check_names(args: argparse.Namespace) -> None:
-    """Raise UserError for names of files and projects that cannot be used."""
-    from cad.models.sam import SAM_SIZES
-
-    if args.publish is not None:
-        if Path(args.publish).name != args.publish or not args.publish.endswith(".pth"):
-            raise UserError(f"--publish {args.publish}: expected a file name without folders that ends in .pth")
-        if args.publish in {size.file_name for size in SAM_SIZES.values()} | {Path(args.checkpoint).name}:
-            raise UserError(f"--publish {args.publish}: is the name of SAM's own weights; choose another")
-    if not args.project_name or len(args.project_name) > 128 or set(args.project_name) & set("/\\#?%:"):
-        raise UserError(
-            f"--project_name {args.project_name}: expected 1 to 128 characters, none of / \\ # ? % :, which Weights & "
-            "Biases refuses"
-        )
-    if args.cache_dir is not None and args.cache_dir.exists() and not args.cache_dir.is_dir():
-        raise UserError(f"--cache_dir {args.cache_dir}: expected a folder, found a file")
-
-
-def _resolve_demo(args: argparse.Namespace) -> None:
-    for flag in ("train_image_dir", "train_mask_dir", "val_image_dir", "val_mask_dir", "checkpoint"):
-        if getattr(args, flag) is not None:
-            raise UserError(f"--demo and --{flag} exclude each other: the demo brings its own data and random weights")
-    if args.model_type not in (None, "vit_demo"):
-        raise UserError(f"--demo and --model_type {args.model_type} exclude each other: the demo trains vit_demo")
-    args.model_type = "vit_demo"
-    args.epoch = args.epoch or DEMO_EPOCHS
-    args.lr = args.lr or DEMO_LR
 
 
 def sam_checkpoint_path(model_type: str, given: str | None, checkpoints: Path, flag: str = "--checkpoint") -> str:

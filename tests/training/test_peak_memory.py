@@ -12,10 +12,10 @@ from torch.utils._pytree import tree_leaves
 from cad.errors import UserError
 from cad.models.sam import SAM_SIZES, SamSize, build_random_sam
 from cad.models.segmenter import TRAINED_METHODS, Segmenter
-from cad.options import memory_parser, resolve_training, training_parser
 from cad.precision import autocast, gradient_scaler, halve_frozen_weights
 from cad.training import peak_memory, run
 from cad.training.engine import accumulate_gradients
+from cad.training.options import memory_parser, resolve_training, training_parser
 from cad.training.peak_memory import (
     CARDS_GB,
     MARGIN_MIB,

@@ -66,7 +66,7 @@ def predict_peak(args: argparse.Namespace, method: str) -> PeakMemory:
     """Peak memory of encoding and of a training step, weights and optimiser state included; takes seconds.
 
     Args:
-        args: flags of training that decide on memory (`cad.options.memory_parser`).
+        args: flags of training that decide on memory (`cad.training.options.memory_parser`).
         method: one of `cad.models.segmenter.METHODS`.
     """
     # On the meta device until the weights are counted, as those of a run are on the CPU until they are halved.

@@ -20,8 +20,9 @@ from cad.errors import MissingPathError, UserError
 from cad.files import write_atomically
 from cad.models.sam import read_weights_file
 from cad.models.weights import read_weights
-from cad.options import OneLineParser, check_names
+from cad.options import OneLineParser
 from cad.training.frozen import FrozenParameters
+from cad.training.options import check_names
 from cad.training.state import Best, TrainingState
 from cad.training.unfinished import RESUME_FILE, unfinished_runs
 

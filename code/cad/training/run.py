@@ -43,7 +43,7 @@ def train(args: argparse.Namespace, method: str, saved: SavedRun | None = None) 
     """Train one method as the flags say and return the path of the weights.
 
     Args:
-        args: resolved flags (`cad.options.resolve_training`), or those of the saved run.
+        args: resolved flags (`cad.training.options.resolve_training`), or those of the saved run.
         method: one of `cad.models.segmenter.TRAINED_METHODS`.
         saved: the run to go on with.
 

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 
 from cad.errors import run_script
-from cad.options import resolve_training, training_parser
+from cad.training.options import resolve_training, training_parser
 
 
 def run_training_script(prog: str, description: str, method: str, argv: Sequence[str] | None) -> int:

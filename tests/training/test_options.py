@@ -4,7 +4,8 @@ from cad.datasets import demo
 from cad.errors import MissingPathError, UserError
 from cad.evaluation.options import evaluation_parser
 from cad.models.sam import SAM_SIZES
-from cad.options import DEMO_TASKS, MODEL_TYPES, PROJECT_ROOT, resolve_training, training_parser
+from cad.options import DEMO_TASKS, MODEL_TYPES, PROJECT_ROOT
+from cad.training.options import resolve_training, training_parser
 
 FOLDERS = ["--train_image_dir", "images", "--train_mask_dir", "masks"]
 
