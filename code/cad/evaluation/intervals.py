@@ -51,8 +51,8 @@ def compare_pairs(scores: dict[str, Scores], seed: int, resamples: int = RESAMPL
     differences = []
     for first, second in combinations(scores, 2):
         pair = on_common_images([scores[first], scores[second]])
-        found = [values_and_draws(one, seed, resamples) for one in pair]
-        differences += differences_of(first, second, *found, defined_images(pair[0]))
+        of_first, of_second = (values_and_draws(one, seed, resamples) for one in pair)
+        differences += differences_of(first, second, of_first, of_second, defined_images(pair[0]))
     return differences
 
 
