@@ -110,7 +110,7 @@ def test_an_interrupted_run_goes_on_to_the_results_of_one_that_was_not(flags, tm
         assert f"{done} of 12 images are done; the same command goes on with the rest" in said
         assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     else:
-        (tmp_path / "out" / "masks" / ".photo_000.png.1.tmp").touch()
+        (tmp_path / "out" / "masks" / ".photo_000.png.1-0a1b2c.tmp").touch()
         next((tmp_path / "out" / "masks").rglob("photo*.png")).unlink()
     monkeypatch.setattr(TorchModel, "mask_logits", original)
     predict_folder(flags(*ALL, tmp_path / "r.json"))

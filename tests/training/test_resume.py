@@ -1,6 +1,5 @@
 """A run that is cut off anywhere and resumed ends as if nothing had happened."""
 
-import json
 import os
 import random
 import signal
@@ -14,9 +13,9 @@ import run_decoder
 import run_sa
 import torch
 from conftest import write_pairs
+from training_runs import result_of
 
 import cad.files
-from cad.models.weights import read_weights
 from cad.options import PROJECT_ROOT
 from cad.training.unfinished import unfinished_runs
 
@@ -48,19 +47,6 @@ def to(flags, output):
     """The flags with another output folder, which shares the embeddings."""
     at = flags.index("--output_dir") + 1
     return [*flags[:at], str(output), *flags[at + 1 :], "--cache_dir", str(output.parent / "embeddings")]
-
-
-def result_of(output):
-    """What must be the same whatever happened on the way: weights, their metrics, the log and the summary."""
-    (log,) = [file for file in output.glob("runs/*/log.jsonl") if (file.parent / "summary.json").exists()]
-    records = [json.loads(line) for line in log.read_text().splitlines()]
-    for record in records:
-        del record["seconds"]
-    weights = read_weights(output / "checkpoints" / f"{log.parent.name}.pth")
-    state = {name: tensor.numpy().tobytes() for name, tensor in weights.state.items()}
-    summary = json.loads((log.parent / "summary.json").read_text())
-    assert not list(output.rglob("*.tmp")) and not list(output.rglob("resume.pth"))
-    return records, state, weights.metadata["metrics"], summary["metrics"]
 
 
 def crash_at_write(monkeypatch, number, before):
