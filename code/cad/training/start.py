@@ -1,6 +1,7 @@
 """From a command line to a training run: what run_cad.py, run_sa.py and run_decoder.py share."""
 
 import argparse
+import gc
 import os
 import sys
 from collections.abc import Sequence
@@ -28,7 +29,11 @@ def run_training_script(prog: str, description: str, method: str, argv: Sequence
             flags, saved = resumed or (resolved or resolve_training(args), None)
             train(flags, method, saved)
 
-    return run_script(body)
+    exit_code = run_script(body)
+    # The workers' loaders are in reference cycles; workers that live on when Python ends them with SIGTERM, the first of
+    # which they ignore, make it wait for seconds.
+    gc.collect()
+    return exit_code
 
 
 def start_a_process_per_gpu(args: argparse.Namespace) -> None:
