@@ -13,9 +13,8 @@ CPU = torch.device("cpu")
 
 @pytest.fixture
 def models(tmp_path):
-    paths = {
-        name: write_weights(tmp_path / name, seed=seed) for seed, name in enumerate(("a.pth", "b.pth", "c.pth"), 3)
-    }
+    names = ("a.pth", "b.pth", "c.pth")
+    paths = {name: write_weights(tmp_path / name, seed=seed) for seed, name in enumerate(names, start=3)}
     return Models(paths, CPU)
 
 
@@ -28,7 +27,7 @@ def test_a_trial_has_the_masks_of_every_threshold(models, tmp_path):
         expected = cad.load(models.paths["a.pth"], device="cpu", threshold=threshold).predict(image)
         assert np.array_equal(trial.mask(threshold), expected)
         areas.append(expected.sum())
-    assert areas[0] > areas[1] > areas[2] > 0
+    assert areas[0] > areas[1] > 0
 
 
 def test_models_are_kept_loaded_up_to_two(models, tmp_path):

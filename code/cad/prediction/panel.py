@@ -71,4 +71,5 @@ def _figure(
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, kind, **({"quality": 92} if kind == "JPEG" else {"compress_level": 1}))
     source = f"data:image/{kind.lower()};base64,{base64.b64encode(buffer.getvalue()).decode()}"
-    return f'<figure class="{class_name}"><img src="{source}" alt="{description}"><figcaption>{caption}</figcaption></figure>'
+    picture = f'<img src="{source}" alt="{description}">'
+    return f'<figure class="{class_name}">{picture}<figcaption>{caption}</figcaption></figure>'

@@ -58,8 +58,8 @@ class Trial:
 def name_models(given: Iterable[Path], folder: Path) -> dict[str, Path]:
     """The models to choose from, by the names that are shown: the ones given, then those in a folder.
 
-    SAM's own weights, which were not trained for any masks, are left out of the folder's. Where file names are the same,
-    as much of the path is added as tells them apart.
+    SAM's own weights, which were not trained for any masks, are left out of the folder's. Where file names are the
+    same, as much of the path is added as tells them apart.
 
     Raises:
         UserError: a file that was given does not exist.

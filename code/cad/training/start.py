@@ -30,8 +30,8 @@ def run_training_script(prog: str, description: str, method: str, argv: Sequence
             train(flags, method, saved)
 
     exit_code = run_script(body)
-    # The workers' loaders are in reference cycles; workers that live on when Python ends them with SIGTERM, the first of
-    # which they ignore, make it wait for seconds.
+    # The loaders are in reference cycles. Their workers ignore a first SIGTERM, so that Python's exit would wait seconds
+    # for those that are left.
     gc.collect()
     return exit_code
 
