@@ -30,7 +30,7 @@ def run_training_script(prog: str, description: str, method: str, argv: Sequence
             train(flags, method, saved)
 
     exit_code = run_script(body)
-    # The loaders are in reference cycles. Their workers ignore a first SIGTERM, so that Python's exit would wait seconds
+    # The loaders are in reference cycles. Their workers ignore a first SIGTERM, so that Python's exit waits seconds
     # for those that are left.
     gc.collect()
     return exit_code
