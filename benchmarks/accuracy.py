@@ -66,7 +66,7 @@ FIRST_SEED = 21  # the default of training
 
 @dataclass(frozen=True)
 class Weights:
-    """Trained weights of a configuration; `path` is None for zero_shot. `number` tells its seeds apart in file names."""
+    """Trained weights of a configuration. `path` is None for zero_shot; `number` tells seeds apart in file names."""
 
     configuration: str
     number: int

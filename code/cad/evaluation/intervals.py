@@ -52,7 +52,7 @@ def compare_pairs(scores: dict[str, Scores], seed: int, resamples: int = RESAMPL
     for first, second in combinations(scores, 2):
         pair = on_common_images([scores[first], scores[second]])
         found = [values_and_draws(one, seed, resamples) for one in pair]
-        differences += differences_of(first, second, *found, defined_images(pair[0]))
+        differences += differences_of(first, second, found[0], found[1], defined_images(pair[0]))
     return differences
 
 
