@@ -43,11 +43,13 @@ from cad.files import write_atomically, write_json
 from cad.models.sam import hash_file
 from cad.options import (
     MODEL_TYPES,
+    PACKAGED_TYPES,
     PROJECT_ROOT,
     OneLineParser,
     add_machine_flags,
     count,
     multiple_of_8,
+    positive_float,
     positive_int,
     user_path,
 )
@@ -61,12 +63,15 @@ CONFIGURATIONS: dict[str, tuple[str, list[str]]] = {
 SCRIPTS = {"cad": "run_cad.py", "decoder": "run_decoder.py", "sam_adapter": "run_sa.py"}
 FULL = {"seeds": 3, "epochs": 8, "train_images": None, "test_images": None}
 QUICK = {"seeds": 2, "epochs": 4, "train_images": 96, "test_images": 48}
+# A mask decoder that starts from random weights learns little at training's default, which is for pretrained ones.
+SCRATCH_LR = 2e-3
+FROM_SCRATCH = ("vit_demo", *PACKAGED_TYPES)
 FIRST_SEED = 21  # the default of training
 
 
 @dataclass(frozen=True)
 class Weights:
-    """Trained weights of a configuration; `path` is None for zero_shot. `number` tells seeds apart in file names."""
+    """Trained weights of a configuration. `path` is None for zero_shot; `number` tells seeds apart in file names."""
 
     configuration: str
     number: int
@@ -89,12 +94,15 @@ def read_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--image_size", type=multiple_of_8, metavar="PIXELS", help="as of training")
     parser.add_argument("--seeds", type=positive_int, metavar="N", help=f"trainings of each (default: {FULL['seeds']})")
     parser.add_argument("--epochs", type=positive_int, metavar="N", help=f"of each (default: {FULL['epochs']})")
+    parser.add_argument("--lr", type=positive_float, help=f"as of training, but {SCRATCH_LR} for {FROM_SCRATCH}")
     parser.add_argument("--quick", action="store_true", help=f"a first look within 10 minutes on two cores: {QUICK}")
     parser.add_argument("--num_workers", type=count, default=2, metavar="N", help="processes that read and score")
     add_machine_flags(parser.add_argument_group("running"))
     args = parser.parse_args(argv)
     for name, value in (QUICK if args.quick else FULL).items():
         setattr(args, name, getattr(args, name, None) or value)
+    if args.model_type in FROM_SCRATCH:
+        args.lr = args.lr or SCRATCH_LR
     if not args.methods and not args.from_weights:
         args.methods = ["decoder", "cad"]
     if set(args.methods) - {"zero_shot"} and not (args.train_image_dir and args.train_mask_dir):
@@ -147,6 +155,7 @@ def trained_weights(args: argparse.Namespace, name: str, seed: int) -> Path:
         data = some_pairs(*data, args.train_images, args.output_dir / "quick" / "train")
     flags = ["--train_image_dir", str(data[0].absolute()), "--train_mask_dir", str(data[1].absolute())]
     flags += ["--model_type", args.model_type, "--epoch", str(args.epochs), "--seed", str(seed), *extra]
+    flags += ["--lr", str(args.lr)] if args.lr else []
     flags += ["--image_size", str(args.image_size)] if args.image_size else []
     flags += ["--checkpoint", args.checkpoint] if args.checkpoint else []
     finished = folder / "finished.json"

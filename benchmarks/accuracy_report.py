@@ -143,37 +143,50 @@ def number(value: float | None, digits: int = 0) -> str:
 
 def write_figure(path: Path, rows: dict[str, Row]) -> None:
     """Accuracy over the memory of training: means with their intervals, a small ring a seed; SAM as it is as a line."""
-    figure = new_figure(7.0, 2.9)
-    figure.subplots_adjust(left=0.085, right=0.985, bottom=0.17, top=0.88, wspace=0.26)
+    figure = new_figure(7.0, 3.0)
+    figure.subplots_adjust(left=0.075, right=0.985, bottom=0.23, top=0.9, wspace=0.2)
     for axes, metric in zip(figure.subplots(1, len(DRAWN)), DRAWN, strict=True):
         draw_metric(axes, rows, metric)
+    meaning = "dot: mean over seeds; bar: its 95 % interval over test images; rings: single seeds"
+    figure.text(0.985, 0.03, meaning, fontsize=6.5, color=MUTED, ha="right")
     save_figure(figure, path)
 
 
 def draw_metric(axes: Any, rows: dict[str, Row], metric: str) -> None:
     """One panel: a point for each configuration, named beside it."""
-    placed = [(name, row) for name, row in rows.items() if row.metrics[metric].mean.value is not None]
-    for name, row in placed:
+    for name, row in rows.items():
         found = row.metrics[metric]
-        value, colour = found.mean.value, ACCENT if name.startswith("cad") else INK
-        if row.train_peak_mib is None:
-            axes.axhline(value, color=MUTED, linewidth=0.8, dashes=(4, 3))
-            axes.annotate(name, (1, value), (-2, 3), "axes fraction", textcoords="offset points")
+        if found.mean.value is None:
             continue
-        low, high = found.mean.ci or (value, value)
-        axes.plot([row.train_peak_mib] * 2, [low, high], color=colour, linewidth=1, solid_capstyle="butt", zorder=2)
-        axes.plot(row.train_peak_mib, value, "o", color=colour, markersize=5.5, markeredgecolor="white", zorder=4)
-        of_seeds = [one for one in found.of_seeds if one is not None] if row.seeds > 1 else []
-        axes.plot(
-            [row.train_peak_mib] * len(of_seeds), of_seeds, "o", markersize=3, markeredgecolor=colour,
-            markerfacecolor="white", markeredgewidth=0.7, zorder=5,
-        )  # fmt: skip
-        axes.annotate(name, (row.train_peak_mib, value), (6, 0), textcoords="offset points", fontsize=8, color=colour)
+        if row.train_peak_mib is None:
+            axes.axhline(found.mean.value, color=MUTED, linewidth=0.8, dashes=(4, 3))
+            place, style = (0.02, found.mean.value), {"fontsize": 7.5, "color": MUTED}
+            axes.annotate(name, place, (0, 3), axes.get_yaxis_transform(), "offset points", **style)
+        else:
+            draw_point(axes, name, row, found)
+    largest = max((row.train_peak_mib or 0 for row in rows.values()), default=0)
+    axes.set_xlim(0, 1.4 * largest or 1)  # room for the names
     measure = MEASURES[metric]
     axes.set_title(f"{measure.title} {measure.arrow}", fontsize=9, loc="left", color=INK, pad=8)
-    axes.set_xlabel("peak memory of a training step, MiB", fontsize=8, color=MUTED)
-    axes.tick_params(labelsize=7.5, color="#b0b0b0", labelcolor=MUTED, length=2, width=0.6)
+    axes.set_xlabel("peak memory of a training step, MiB (predicted)", fontsize=7.5, color=MUTED)
+    axes.tick_params(labelsize=7, color="#b0b0b0", labelcolor=MUTED, length=2, width=0.6)
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
     for side in ("left", "bottom"):
         axes.spines[side].set(color="#b0b0b0", linewidth=0.6)
+
+
+def draw_point(axes: Any, name: str, row: Row, found: SeedEstimate) -> None:
+    """The mean of one configuration with its interval; its seeds to the left, its name to the right."""
+    from matplotlib.transforms import ScaledTranslation
+
+    colour = ACCENT if name.startswith("cad") else INK
+    low, high = found.mean.ci or (found.mean.value, found.mean.value)
+    axes.plot([row.train_peak_mib] * 2, [low, high], color=colour, linewidth=1.1, solid_capstyle="butt", zorder=2)
+    axes.plot(row.train_peak_mib, found.mean.value, "o", color=colour, markersize=5, markeredgewidth=0, zorder=4)
+    of_seeds = [value for value in found.of_seeds if value is not None] if row.seeds > 1 else []
+    left = axes.transData + ScaledTranslation(-7 / 72, 0, axes.figure.dpi_scale_trans)
+    style = {"markersize": 2.8, "markeredgecolor": colour, "markerfacecolor": "white", "markeredgewidth": 0.7}
+    axes.plot([row.train_peak_mib] * len(of_seeds), of_seeds, "o", transform=left, zorder=5, **style)
+    style = {"fontsize": 8, "color": colour, "va": "center"}
+    axes.annotate(name, (row.train_peak_mib, found.mean.value), (7, 0), textcoords="offset points", **style)

@@ -33,7 +33,7 @@ from cad.training.state import make_optimizer
 MIB = 2**20
 CPU = torch.device("cpu")
 # A small encoder before a decoder of the official size, whose images and embeddings have the official size too.
-FULL_DECODER = SamSize(32, depth=1, num_heads=2, global_attn_indexes=(0,))
+FULL_DECODER = SamSize(embed_dim=32, depth=1, num_heads=2, global_attn_indexes=(0,))
 
 
 def flags(*given: str) -> argparse.Namespace:

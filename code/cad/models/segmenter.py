@@ -7,6 +7,8 @@
 | `decoder`     | frozen, no gradient              | nothing                     | mask decoder               |
 | `zero_shot`   | frozen, no gradient              | nothing                     | nothing                    |
 
+Of an encoder that is not SAM's, whose embedding has another width C' than the decoder's C, a projection is trained too.
+
 The prompt is one box over the whole image, so its embedding is a constant of the model, kept at batch 1.
 Source: arXiv 2409.15889; docs/METHOD.md.
 """
@@ -15,11 +17,13 @@ from collections.abc import Iterator
 
 import torch
 import torch.nn.functional as F
+from segment_anything.modeling.common import LayerNorm2d
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from cad.errors import UserError
 from cad.models.conv_adapter import ConvAdapter, adapter_input
-from cad.models.sam import Sam, normalise_for_encoder, resize_for_encoder
+from cad.models.sam import Sam, SamEncoder, normalise_for_encoder, resize_for_encoder
 from cad.models.sam_adapter import SamAdapterEncoder
 
 TRAINED_METHODS = ("cad", "sam_adapter", "decoder")
@@ -35,10 +39,13 @@ class Segmenter(nn.Module):
     frozen too. Frozen modules stay in eval mode under `train()`.
 
     Args:
-        sam: SAM's parts with their weights; the segmenter takes them over.
+        sam: SAM's parts with their weights, or those around another encoder; the segmenter takes them over.
         method: one of `METHODS`.
         adapter_execution: for `cad`, "lean" or "plain": the same function in little memory, or as the paper writes it.
         grad_checkpointing: for `sam_adapter`, run each encoder block once more in backward to save memory.
+
+    Raises:
+        UserError: the method needs SAM's own image encoder, and this is another.
     """
 
     image_positions: Tensor  # (1, C, G, G)
@@ -51,31 +58,38 @@ class Segmenter(nn.Module):
         super().__init__()
         if method not in METHODS:
             raise ValueError(f"method {method!r}: expected one of {', '.join(METHODS)}")
+        encoder = sam.image_encoder
+        if method in ("sam_adapter", "zero_shot") and not isinstance(encoder, SamEncoder):
+            raise UserError(f"{method}: needs SAM's own image encoder, a ViT; other encoders go with cad and decoder")
         self.method = method
         # The decoder keeps 127 MiB an image for backward (SAM's own, float32). Image by image, and once more in
         # backward, it keeps that of one image only; the decoder is a small part of a step's time.
         self.checkpoint_decoder = True
-        self.encoder_size: int = sam.image_encoder.img_size
-        self.image_encoder: nn.Module = sam.image_encoder
+        self.encoder_size: int = encoder.img_size
+        self.embedding_shape = (encoder.channels, encoder.grid, encoder.grid)  # C', G, G
+        self.pixel_mean, self.pixel_std = encoder.pixel_mean, encoder.pixel_std
+        self.image_encoder: nn.Module = encoder
         self.prompt_encoder = sam.prompt_encoder
         self.mask_decoder = sam.mask_decoder
         self.conv_adapter: ConvAdapter | None = None
+        width = sam.prompt_encoder.embed_dim
+        self.projection: nn.Module | None = None
+        if encoder.channels != width:  # as the neck of SAM's encoder
+            self.projection = nn.Sequential(nn.Conv2d(encoder.channels, width, 1, bias=False), LayerNorm2d(width))
         if method == "cad":
-            grid = sam.prompt_encoder.image_embedding_size[0]
-            self.conv_adapter = ConvAdapter(sam.prompt_encoder.embed_dim, grid, execution=adapter_execution)
+            self.conv_adapter = ConvAdapter(width, encoder.grid, execution=adapter_execution)
         elif method == "sam_adapter":
-            self.image_encoder = SamAdapterEncoder(sam.image_encoder, grad_checkpointing=grad_checkpointing)
+            self.image_encoder = SamAdapterEncoder(encoder, grad_checkpointing=grad_checkpointing)
         self._freeze()
         self._embed_prompt()
 
     def _trained_modules(self) -> list[nn.Module]:
         if self.method == "zero_shot":
             return []
-        if self.conv_adapter is not None:
-            return [self.conv_adapter, self.mask_decoder]
+        trained = [module for module in (self.projection, self.conv_adapter) if module is not None]
         if isinstance(self.image_encoder, SamAdapterEncoder):
-            return [*self.image_encoder.adapter_layers(), self.mask_decoder]
-        return [self.mask_decoder]
+            trained += self.image_encoder.adapter_layers()
+        return [*trained, self.mask_decoder]
 
     def _freeze(self) -> None:
         self.requires_grad_(False)
@@ -128,7 +142,7 @@ class Segmenter(nn.Module):
         self.image_encoder = nn.Identity()
 
     def encode(self, images: Tensor) -> Tensor:
-        """Image embedding of RGB images (B, 3, S, S) in 0..255 (whole numbers) -> (B, C, G, G)."""
+        """Image embedding of RGB images (B, 3, S, S) in 0..255 (whole numbers) -> (B, C', G, G)."""
         return self.encode_inputs(self.encoder_inputs(images))
 
     def encoder_inputs(self, images: Tensor) -> Tensor:
@@ -138,19 +152,25 @@ class Segmenter(nn.Module):
         return resized.permute(0, 3, 1, 2).to(self.image_positions.device)
 
     def encode_inputs(self, inputs: Tensor) -> Tensor:
-        """Image embedding of images at the encoder's own size (B, 3, E, E) in 0..255 -> (B, C, G, G).
+        """Image embedding of images at the encoder's own size (B, 3, E, E) in 0..255 -> (B, C', G, G).
 
         Without gradient where the encoder is frozen.
         """
         if isinstance(self.image_encoder, nn.Identity):
             raise RuntimeError("the encoder was dropped: pass embeddings")
-        inputs = normalise_for_encoder(inputs.to(self.image_positions.dtype))
+        inputs = normalise_for_encoder(inputs.to(self.image_positions.dtype), self.pixel_mean, self.pixel_std)
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.encoder_is_frozen):
             return self.image_encoder(inputs)
 
     def adapt(self, embeddings: Tensor, images: Tensor) -> Tensor:
-        """Add the adapter's correction, where the method has one: (B, C, G, G), images (B, 3, S, S) -> (B, C, G, G)."""
+        """Project embeddings (B, C', G, G) and add the correction for images (B, 3, S, S), where there is one or other.
+
+        Returns:
+            What the decoder is given, (B, C, G, G).
+        """
         embeddings = embeddings.to(self.image_positions.dtype)
+        if self.projection is not None:
+            embeddings = self.projection(embeddings)
         if self.conv_adapter is None:
             return embeddings
         correction = self.conv_adapter(adapter_input(images.to(self.image_positions.dtype)))
@@ -161,7 +181,7 @@ class Segmenter(nn.Module):
 
         Args:
             images: (B, 3, S, S), RGB in 0..255, uint8 or floating point; S a multiple of 8.
-            embeddings: (B, C, G, G) as `encode` gives them, or None to encode `images` here.
+            embeddings: (B, C', G, G) as `encode` gives them, or None to encode `images` here.
 
         Returns:
             Logits (B, 1, S, S) before the sigmoid; above 0 is foreground.

@@ -184,19 +184,24 @@ class ExportableSegmenter(nn.Module):
             self.high_frequency = FixedHighFrequency(image_size)
             self.adapter = FoldedConvAdapter(segmenter.conv_adapter, image_size)
             segmenter.conv_adapter = None
+        self.projection = segmenter.projection
+        segmenter.projection = None
         encoder = segmenter.image_encoder
-        assert isinstance(encoder, ImageEncoderViT | SamAdapterEncoder)
-        for block in encoder.blocks:
-            # These differ in `forward` alone, as in attention.py.
-            block.__class__ = ExportableBlock
-            block.attn.__class__ = ExportableAttention
+        if isinstance(encoder, ImageEncoderViT | SamAdapterEncoder):
+            for block in encoder.blocks:
+                # These differ in `forward` alone, as in attention.py.
+                block.__class__ = ExportableBlock
+                block.attn.__class__ = ExportableAttention
         if isinstance(encoder, SamAdapterEncoder):
             encoder.high_frequency = FixedHighFrequency(segmenter.encoder_size)
 
     def forward(self, images: Tensor) -> Tensor:
         """RGB (B, S, S, 3) uint8 -> mask logits (B, 1, S, S)."""
         pixels = images.permute(0, 3, 1, 2).float()
-        embeddings = self.segmenter.image_encoder(normalise_for_encoder(self.resize(pixels)))
+        inputs = normalise_for_encoder(self.resize(pixels), self.segmenter.pixel_mean, self.segmenter.pixel_std)
+        embeddings = self.segmenter.image_encoder(inputs)
+        if self.projection is not None:
+            embeddings = self.projection(embeddings)
         if self.adapter is not None and self.high_frequency is not None:
             inputs = torch.cat((pixels, self.high_frequency(pixels)), dim=1)
             embeddings = embeddings + ADAPTER_SCALE * self.adapter(inputs)

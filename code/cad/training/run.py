@@ -81,6 +81,7 @@ def train(args: argparse.Namespace, method: str, saved: SavedRun | None = None) 
             resume_file = ResumeFile(folder, about, state, args.save_every)
             resume_file.save()
             summary = fit(state, loaders, args, Run(weights, metadata, log, resume_file, stop))
+            del loaders  # ends their processes, which ignore signals: Matplotlib keeps exceptions, and so this frame
     except RuntimeError as error:
         if not is_out_of_memory(error):
             raise
