@@ -220,7 +220,7 @@ def kept_scores(file: Path, method: Compared, pairs: list[Pair], protocol: Proto
     images = [[pair.name, pair.image.stat().st_size, pair.mask.stat().st_size] for pair in pairs]
     about = json.dumps({"weights": of_weights, "images": images, "protocol": vars(protocol)})
     if file.is_file():
-        with np.load(file) as kept:
+        with np.load(file, allow_pickle=False) as kept:
             if str(kept["about"]) == about:
                 values = {name.removeprefix("value_"): kept[name] for name in kept.files if name.startswith("value_")}
                 return Scores(values, kept["e_curves"], kept["counts"])
