@@ -27,6 +27,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "code"))
 
 import numpy as np
+import torch
 from accuracy_report import Found, write_report
 
 from cad.datasets.pairs import Pair, check_pairs, find_pairs
@@ -40,7 +41,7 @@ from cad.evaluation.options import evaluation_parser
 from cad.evaluation.scoring import Machine, Protocol, score_method
 from cad.evaluation.scoring_pool import ScoringPool
 from cad.files import write_atomically, write_json
-from cad.models.sam import hash_file
+from cad.models.sam import hash_file, read_weights_file
 from cad.options import (
     MODEL_TYPES,
     PACKAGED_TYPES,
@@ -208,7 +209,7 @@ def score(
     with ScoringPool(args.num_workers) as pool:
         machine = Machine(pick_device(args.device), of_evaluation.batch_size, args.num_workers, pool)
         for one, method in zip(weights, compared, strict=True):
-            file = args.output_dir / "scores" / f"{one.configuration}-{one.number}.npz"
+            file = args.output_dir / "scores" / f"{one.configuration}-{one.number}.pth"
             scores = kept_scores(file, method, pairs, protocol, machine)
             scored.setdefault(one.configuration, []).append(Found(method, scores))
     return scored, describe_protocol(protocol, pairs, compared, of_evaluation)
@@ -220,18 +221,22 @@ def kept_scores(file: Path, method: Compared, pairs: list[Pair], protocol: Proto
     images = [[pair.name, pair.image.stat().st_size, pair.mask.stat().st_size] for pair in pairs]
     about = json.dumps({"weights": of_weights, "images": images, "protocol": vars(protocol)})
     if file.is_file():
-        with np.load(file) as kept:
-            if str(kept["about"]) == about:
-                values = {name.removeprefix("value_"): kept[name] for name in kept.files if name.startswith("value_")}
-                return Scores(values, kept["e_curves"], kept["counts"])
+        kept = read_weights_file(file)
+        if kept["about"] == about:
+            values = {name: tensor.numpy() for name, tensor in kept["values"].items()}
+            return Scores(values, kept["e_curves"].numpy(), kept["counts"].numpy())
     with tempfile.TemporaryDirectory() as folder:
         maps = KeptMaps(Path(folder), save_masks=False)
         segmenter = method.load().to(machine.device)
         scores = score_method(segmenter, method.label, method.metadata["image_size"], pairs, protocol, machine, maps)
-    arrays = {f"value_{name}": values for name, values in scores.values.items()}
-    arrays |= {"e_curves": scores.e_curves, "counts": scores.counts, "about": np.array(about)}
+    content = {
+        "about": about,
+        "values": {name: torch.from_numpy(values) for name, values in scores.values.items()},
+        "e_curves": torch.from_numpy(scores.e_curves),
+        "counts": torch.from_numpy(scores.counts),
+    }
     file.parent.mkdir(exist_ok=True)
-    write_atomically(file, lambda opened: np.savez_compressed(opened, **arrays))
+    write_atomically(file, lambda opened: torch.save(content, opened))
     return scores
 
 
