@@ -17,6 +17,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from cad.errors import UserError
+
 T = TypeVar("T")
 # One process may check files or encode images for hours while the others wait. A process that dies ends all of them
 # without this: torchrun sees it.
@@ -65,9 +67,13 @@ def process_group() -> Iterator[None]:
         else:
             with Path(os.devnull).open("w") as sys.stdout:
                 yield
+        dist.destroy_process_group()  # after an error it might wait for processes that wait for this one
+    except RuntimeError as error:
+        if "peer" not in str(error):
+            raise
+        raise UserError("another process ended; its error is above or below") from error
     finally:
         sys.stdout = stdout
-        dist.destroy_process_group()
 
 
 def sum_over_processes(values: Tensor) -> Tensor:

@@ -32,6 +32,8 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object], durable: b
                 file.flush()
                 os.fsync(file.fileno())
         temporary.replace(path)
+        if durable:
+            _force_to_disk(path.parent)
     except (OSError, RuntimeError) as error:
         refusal = _refusal_behind(error)
         if refusal is None:
@@ -40,6 +42,15 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object], durable: b
     finally:
         with contextlib.suppress(OSError):  # a read-only file system refuses even what is not there
             temporary.unlink()
+
+
+def _force_to_disk(folder: Path) -> None:
+    """Make a renaming in the folder survive a power cut."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def _refusal_behind(error: BaseException | None) -> OSError | None:
@@ -55,23 +66,13 @@ def unfinished_name(path: Path) -> tuple[str, int] | None:
     return (found[1], int(found[2])) if found else None
 
 
-def remove_temporary_files(*folders: Path) -> None:
-    """Remove what `write_atomically` leaves in the folders when its process is killed."""
-    for folder in folders:
-        for file in folder.glob(".*.tmp"):
+def remove_temporary_files(*paths: Path) -> None:
+    """Remove what `write_atomically` leaves of these files when its process is killed. Nothing may be writing them."""
+    for path in paths:
+        for file in path.parent.glob(".*.tmp"):
             unfinished = unfinished_name(file)
-            if unfinished and not _is_running(unfinished[1]):
+            if unfinished and unfinished[0] == path.name:
                 file.unlink(missing_ok=True)
-
-
-def _is_running(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass
-    return True
 
 
 def refuse_existing(output: Path) -> None:

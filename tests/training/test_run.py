@@ -205,10 +205,11 @@ def test_bad_data_and_weights_leave_nothing_behind(pair_folders, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_a_run_with_reading_processes_ends(pair_folders, tmp_path):
     """They ignore signals, so nothing but the end of their loader ends them."""
     flags = ["--train_image_dir", pair_folders[0], "--train_mask_dir", pair_folders[1], "--output_dir", tmp_path]
     flags += ["--model_type", "vit_demo", "--image_size", "32", "--epoch", "1", "--wandb", "disabled"]
     command = [sys.executable, PROJECT_ROOT / "code" / "run_decoder.py", *flags, "--num_workers", "1"]
-    done = subprocess.run([str(word) for word in command], capture_output=True, text=True, timeout=120)
+    done = subprocess.run([str(word) for word in command], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr

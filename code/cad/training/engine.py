@@ -134,7 +134,7 @@ def train_epoch(
     started = time.perf_counter()
     silent = None if is_first() else True
     with tqdm(loaders.train, desc=f"epoch {progress.epoch}/{args.epoch}", leave=False, disable=silent) as batches:
-        own = with_empty_batches(batches, loaders.train.dataset)
+        own = with_empty_batches(batches, loaders.train.dataset, sampler.view)
         for left in range(sampler.left, 0, -images_in_step):
             images = min(left, images_in_step)
             train_step(state, islice(own, math.ceil(images / images_in_batch)), images, args, preview)
@@ -147,10 +147,12 @@ def train_epoch(
             after_step()
 
 
-def with_empty_batches(batches: Iterable[dict[str, Any]], views: Dataset[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+def with_empty_batches(
+    batches: Iterable[dict[str, Any]], views: Dataset[dict[str, Any]], view: int
+) -> Iterator[dict[str, Any]]:
     """The batches, then batches without an image: of an epoch's last batch a process may have no part."""
     yield from batches
-    empty = default_collate([views[0, 0]])
+    empty = default_collate([views[0, view]])
     while True:
         yield {name: values[:0] for name, values in empty.items()}
 
@@ -204,9 +206,13 @@ def train_step(
 
 
 def gradient_is_finite(state: TrainingState) -> bool:
-    """Whether every value of every gradient is finite; for fp16 the scaler looks at that, and leaves the step out."""
+    """Whether every value of every gradient is finite.
+
+    For fp16 the scaler looks at that, leaves the step out and halves its scale, 2**16 at first. Below 1 it is not the
+    scale that is too large.
+    """
     if state.scaler.is_enabled():
-        return True
+        return state.scaler.get_scale() >= 1
     gradients = [parameter.grad for parameter in trained_parameters(state) if parameter.grad is not None]
     return bool(torch.stack([torch.isfinite(gradient).all() for gradient in gradients]).all())
 
@@ -218,11 +224,13 @@ def trained_parameters(state: TrainingState) -> list[nn.Parameter]:
 
 def stop_if_asked(run: Run) -> None:
     """Save and raise Interrupted if a signal was received, by any of the processes."""
-    run.stop.signal = max((signal for signal in gather(run.stop.signal) if signal is not None), default=None)
-    if run.stop.signal is not None:
-        run.resume_file.save()
-        folder = run.resume_file.path.parent
-        run.stop.check(f"stopped and saved: the same command with --resume auto, or --resume {folder}, goes on")
+    asked = max((signal for signal in gather(run.stop.signal) if signal is not None), default=None)
+    if asked is None:
+        return  # and what has arrived meanwhile waits for the next step
+    run.stop.signal = asked
+    run.resume_file.save()
+    folder = run.resume_file.path.parent.resolve()
+    run.stop.check(f"stopped and saved: the same command with --resume auto, or --resume {folder}, goes on")
 
 
 def validate(
@@ -230,6 +238,8 @@ def validate(
 ) -> dict[str, float]:
     """The mean of every score over the validation images; pictures of the first ones go to `state.progress`."""
     preview = Preview(PREVIEWED_IMAGES, [])
+    if processes() > 1:
+        run.resume_file.save()  # they stop after validation only, for which torchrun may not wait
 
     def on_batch(batch: dict[str, Any], logits: Tensor) -> None:
         preview.keep(batch, logits)
@@ -238,7 +248,13 @@ def validate(
 
     own = evaluate(state.segmenter, batches, state.device, args.precision, on_batch)
     state.progress.pictures = preview.pictures
-    return mean_metrics(interleave(gather(own)))
+    scores = mean_metrics(interleave(gather(own)))
+    if not np.isfinite(list(scores.values())).all():
+        raise UserError(
+            f"epoch {state.progress.epoch}: the validation loss is not finite: lower --lr, or use --precision fp32; "
+            "the best weights so far stay in checkpoints/"
+        )
+    return scores
 
 
 def interleave(parts: list[dict[str, list[float]]]) -> dict[str, list[float]]:

@@ -11,6 +11,7 @@ import json
 import netrc
 import os
 import shutil
+import time
 from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import urlsplit
@@ -163,11 +164,11 @@ class RunLog:
             self._wandb.log({key: [wandb.Image(array, caption=name) for name, array in pictures]}, step=epoch)
 
     def close(self) -> None:
-        with contextlib.suppress(OSError):  # what could not be written has been reported
-            self._file.close()
         self._wandb.finish()
         for file in self.folder.glob("wandb/*run-*/logs/*.log"):  # wandb's own notes name the folder they are in
             hide_home_in_file(file)
+        with contextlib.suppress(OSError):  # what could not be written has been reported
+            self._file.close()  # last: it unlocks the run
 
 
 def open_log(folder: Path, epochs_done: int) -> io.FileIO:
@@ -181,11 +182,14 @@ def open_log(folder: Path, epochs_done: int) -> io.FileIO:
     path = folder / LOG_FILE
     file = path.open("a+b", buffering=0)
     if not lock(file):
-        file.close()
-        raise UserError(f"{folder}: this run is under way in another process")
+        time.sleep(1)  # another process may only be looking whether it is locked
+        if not lock(file):
+            file.close()
+            raise UserError(f"{folder}: this run is under way in another process")
     file.seek(0)
     lines = file.readlines()[:epochs_done]
     if len(lines) < epochs_done:
+        file.close()
         raise UserError(f"{path}: holds {len(lines)} epochs, the saved state {epochs_done}; start a new run")
     file.truncate(sum(map(len, lines)))
     return file

@@ -252,20 +252,20 @@ def resolve_training(args: argparse.Namespace) -> argparse.Namespace:
     args.model_type = args.model_type or "vit_b"
     if (args.val_image_dir is None) != (args.val_mask_dir is None):
         raise UserError("--val_image_dir and --val_mask_dir belong together: set both or neither")
-    if args.early_stopping and args.val_fraction == 0 and args.val_image_dir is None:
-        raise UserError("--early_stopping needs validation images: set --val_fraction above 0, or --val_image_dir")
     args.epoch = args.epoch or 20
     args.lr = args.lr or 2e-4
     from cad.models.sam import MODEL_SIZES  # imports torch, which a wrong flag should not wait for
 
     args.image_size = args.image_size or MODEL_SIZES[args.model_type].image_size
     args.checkpoint = sam_checkpoint_path(args.model_type, args.checkpoint, args.output_dir / "checkpoints")
-    check_names(args)
+    check_flags(args)
     return args
 
 
-def check_names(args: argparse.Namespace) -> None:
-    """Raise UserError for names of files and projects that cannot be used."""
+def check_flags(args: argparse.Namespace) -> None:
+    """Raise UserError for names of files and projects that cannot be used, and for flags that lack what they need."""
+    if args.early_stopping and args.val_fraction == 0 and args.val_image_dir is None:
+        raise UserError("--early_stopping needs validation images: set --val_fraction above 0, or --val_image_dir")
     from cad.models.sam import SAM_SIZES
 
     if args.publish is not None:

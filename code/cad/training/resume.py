@@ -18,18 +18,20 @@ from cad.datasets.pairs import Pair
 from cad.distributed import from_first, is_first
 from cad.errors import MissingPathError, UserError
 from cad.files import write_atomically
-from cad.models.sam import read_weights_file
+from cad.models.sam import hash_file, read_weights_file
 from cad.models.weights import read_weights
-from cad.options import NO_FILE, OneLineParser
+from cad.options import NO_FILE, OneLineParser, user_path
 from cad.training.frozen import FrozenParameters
-from cad.training.options import check_names
+from cad.training.options import check_flags
 from cad.training.state import Best, TrainingState
 from cad.training.unfinished import RESUME_FILE, unfinished_runs
 
 FORMAT = "sam-cad resume"
 FORMAT_VERSION = 1
-# Flags that change no number: they may differ from those of the run that is resumed. All others may not.
+# Flags that may differ from those of the run that is resumed: they change no number of an epoch, or what they name is
+# compared itself, as images, masks and SAM's weights are. All others may not.
 FOLLOWED = (
+    *("train_image_dir", "train_mask_dir", "val_image_dir", "val_mask_dir", "checkpoint"),
     *("num_workers", "device", "encode_batch_size", "grad_checkpointing", "dist", "port", "local_rank"),
     *("output_dir", "cache_dir", "publish", "project_name", "wandb", "wandb_details"),
     *("resume", "save_every", "skip_nonfinite", "early_stopping"),
@@ -89,10 +91,6 @@ class ResumeFile:
         if time.monotonic() - self._saved_at >= self._seconds:
             self.save()
 
-    def remove(self) -> None:
-        """The run is finished: there is nothing to resume."""
-        self.path.unlink(missing_ok=True)
-
 
 def read_saved_run(path: Path) -> SavedRun:
     """Read a resume.pth; nothing is unpickled.
@@ -116,8 +114,8 @@ def find_saved_run(asked: str, output_dir: Path, method: str) -> Path | None:
     """
     if asked == "auto":
         of_method = [run for run in unfinished_runs(output_dir / "runs") if run.method == method]
-        return of_method[-1].folder / RESUME_FILE if of_method else None
-    path = Path(asked).expanduser()
+        return of_method[-1].folder.resolve() / RESUME_FILE if of_method else None
+    path = user_path(asked).resolve()
     folder = path.parent if path.name == RESUME_FILE else path
     if not (folder / RESUME_FILE).is_file():
         if (folder / "summary.json").is_file():
@@ -149,10 +147,16 @@ def resumed_arguments(
     if saved.about["method"] != method:
         raise UserError(f"--resume {asked.resume}: is a run of {saved.about['method']}, not of {method}")
     settings = saved.about["settings"]
+    output_dir = saved.folder.parent.parent
+    if (
+        asked.output_dir not in (parser.get_default("output_dir"), output_dir)
+        and asked.output_dir.resolve() != output_dir
+    ):
+        print(f"--output_dir {asked.output_dir}: the run {saved.folder.name} stays in {output_dir}")
     # What was saved becomes the default, so that only flags of this command line can differ.
     parser.set_defaults(**{name: value for name, value in settings.items() if name != "output_dir"})
     args = parser.parse_args(argv)
-    args.output_dir = saved.folder.parent.parent
+    args.output_dir = output_dir
     now = saved_settings(args)
     differing = [name for name in settings if now.get(name) != settings[name] and name not in ("output_dir", "resume")]
     for name in differing:
@@ -160,7 +164,7 @@ def resumed_arguments(
         if name not in FOLLOWED:
             raise UserError(f"{found}, and its numbers depend on it; leave the flag out, or start a new run")
         print(f"{found}; followed")
-    check_names(args)
+    check_flags(args)
     return args, saved
 
 
@@ -183,7 +187,7 @@ def check_saved(saved: SavedRun, about: dict[str, Any], weights: Path) -> None:
     if saved.about["processes"] != about["processes"]:
         raise UserError(
             f"--resume: the run has {saved.about['processes']} processes, which its batches depend on, not "
-            f"{about['processes']}"
+            f"{about['processes']}; start it with torchrun --nproc_per_node, or --dist True, as before"
         )
     if saved.about["base"]["sha256"] != about["base"]["sha256"]:
         raise UserError("--resume: SAM's weights are not those that the run was started with")
@@ -204,11 +208,12 @@ def latest_best(state: TrainingState, weights: Path) -> Best:
 
 
 def fingerprint(train: list[Pair], validation: list[Pair]) -> dict[str, Any]:
-    """What identifies the files of a run: how many images, and a hash of names and sizes."""
+    """What identifies the files of a run: how many images, and a hash of their names and content."""
     digest = hashlib.sha256()
     for part in (train, validation):
         for pair in part:
-            sizes = pair.image.stat().st_size, pair.mask.stat().st_size
-            digest.update(f"{pair.name}\0{sizes}\0".encode())
+            digest.update(f"{pair.name}\0".encode())
+            for file in (pair.image, pair.mask):
+                digest.update(hash_file(file).encode())
         digest.update(b"\1")
     return {"images": len(train) + len(validation), "sha256": digest.hexdigest()}

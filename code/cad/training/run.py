@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 from cad.datasets.demo import prepare_demo
 from cad.datasets.pairs import Pair, check_pairs, find_pairs, split_pairs
 from cad.datasets.views import ViewDataset, ViewSampler
-from cad.device import pick_device
+from cad.device import pick_device, pick_own_device
 from cad.distributed import from_first, is_first, local_rank, processes, rank
 from cad.errors import UserError
 from cad.files import hide_home, read_json_lines, remove_temporary_files, start_run_folder, write_json
@@ -28,7 +29,7 @@ from cad.training.peak_memory import compare_with_prediction, is_out_of_memory, 
 from cad.training.resume import ResumeFile, SavedRun, check_saved, fingerprint, latest_best, saved_settings
 from cad.training.state import TrainingState
 from cad.training.stopping import StopRequest, ignore_in_worker
-from cad.training.unfinished import unfinished_runs
+from cad.training.unfinished import RESUME_FILE, unfinished_runs
 
 
 @dataclass
@@ -52,9 +53,9 @@ def train(args: argparse.Namespace, method: str, saved: SavedRun | None = None) 
             runs out, with the flags that would make the run fit.
         Interrupted: a signal asked to stop.
     """
-    about: dict[str, Any] = {"method": method, "settings": saved_settings(args), "processes": processes()}
-    device = pick_device(args.device, local_rank())
+    device = pick_own_device(args.device, local_rank()) if processes() > 1 else pick_device(args.device)
     args.precision = pick_precision(args.precision, device)
+    about: dict[str, Any] = {"method": method, "settings": saved_settings(args), "processes": processes()}
     wandb_mode(args.wandb)  # is WANDB_MODE sound?
     if saved is None and is_first():
         offer_unfinished(args.output_dir, method)
@@ -69,35 +70,55 @@ def train(args: argparse.Namespace, method: str, saved: SavedRun | None = None) 
     metadata["settings"] = settings = plain_settings(args) | {"method": method, "device": str(device)}
     if saved is not None:
         check_saved(saved, about, weights)
-        remove_temporary_files(folder, weights.parent)  # of processes that are gone
-    log = open_log(folder, settings, args, saved)
+    log = start_log(folder, settings, args, saved)
     about["wandb_id"] = log.wandb_id
     try:
-        with StopRequest() as stop:
-            loaders = make_loaders(segmenter, base, data, args, device, stop)
-            if device.type == "cuda":
-                torch.cuda.reset_peak_memory_stats(device)  # encoding has a peak of its own
+        if saved is not None and is_first():
+            remove_temporary_files(folder / RESUME_FILE, folder / "summary.json", weights)  # of killed processes
+
+        def start_run(segmenter: Segmenter, loaders: Loaders, stop: StopRequest) -> tuple[TrainingState, Run]:
             state = start_state(segmenter, loaders, args, device, saved, weights)
             resume_file = ResumeFile(folder, about, state, args.save_every)
             resume_file.save()
-            summary = fit(state, loaders, args, Run(weights, metadata, log, resume_file, stop))
-            del loaders  # ends their processes, which ignore signals: Matplotlib keeps exceptions, and so this frame
+            return state, Run(weights, metadata, log, resume_file, stop)
+
+        summary, pictures = train_and_validate(segmenter, base, data, args, device, start_run)
+        if device.type == "cuda":  # nothing counts tensors elsewhere, and the prediction takes seconds
+            summary |= compare_with_prediction(args, method, device)
+        if is_first():
+            finish(summary, folder, weights, args)
+            report(folder, settings, metadata | summary, pictures)
+            (folder / RESUME_FILE).unlink()  # finished: nothing to resume
     except RuntimeError as error:
         if not is_out_of_memory(error):
             raise
         raise UserError(out_of_memory_advice(args, method, device)) from error
     finally:
         log.close()
-    if device.type == "cuda":  # nothing counts tensors elsewhere, and the prediction takes seconds
-        summary |= compare_with_prediction(args, method, device)
-    if is_first():
-        finish(summary, folder, weights, args)
-        resume_file.remove()
-        report(folder, settings, metadata | summary, state.progress.picture_arrays())
     return weights
 
 
-def open_log(
+def train_and_validate(
+    segmenter: Segmenter,
+    base: BaseWeights,
+    data: Data,
+    args: argparse.Namespace,
+    device: torch.device,
+    start_run: Callable[[Segmenter, Loaders, StopRequest], tuple[TrainingState, Run]],
+) -> tuple[dict[str, Any], list[tuple[str, np.ndarray]]]:
+    """Make the embeddings, then train; return the summary and the last pictures.
+
+    A function of its own because its end ends the loaders' processes.
+    """
+    with StopRequest() as stop:
+        loaders = make_loaders(segmenter, base, data, args, device, stop)
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)  # encoding has a peak of its own
+        state, run = start_run(segmenter, loaders, stop)
+        return fit(state, loaders, args, run), state.progress.picture_arrays()
+
+
+def start_log(
     folder: Path, settings: dict[str, Any], args: argparse.Namespace, saved: SavedRun | None
 ) -> RunLog | NoLog:
     """The log of a run, at the place where a saved run stopped; of several processes the first alone has one."""

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from cad.errors import UserError
 from cad.evaluation.metrics import METRICS
+from cad.models.sam import check_state
 from cad.models.segmenter import Segmenter
 from cad.precision import gradient_scaler
 
@@ -118,7 +119,8 @@ class TrainingState:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from `state`, which `state_dict` gave for the same method and flags."""
-        # Not strict only because the frozen parts are in place already.
+        check_state(self.segmenter.trained_state(), state["trained"], "the saved state")
+        # Not strict only because the frozen parts are in place already: the line above checked every name and shape.
         self.segmenter.load_state_dict(state["trained"], strict=False)
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])

@@ -4,21 +4,28 @@ The first SIGINT or SIGTERM is a request, which the run answers after its curren
 ends the process at once, which harms no file because each is written under another name and renamed.
 """
 
+import math
 import os
 import signal
+import time
 from types import FrameType
 from typing import Any
 
+from cad.distributed import started_by_torchrun
 from cad.errors import Interrupted
+
+# torchrun hands on a signal that its processes may have got themselves: the second is the first one's echo.
+ECHO_SECONDS = 10.0
 
 
 class StopRequest:
-    """While entered, the first SIGINT or SIGTERM sets `signal`, and the second raises KeyboardInterrupt."""
+    """While entered, the first SIGINT, SIGTERM or SIGHUP sets `signal`, and the second raises KeyboardInterrupt."""
 
-    SIGNALS = (signal.SIGINT, signal.SIGTERM)
+    SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # the last is a lost connection
 
     def __init__(self) -> None:
         self.signal: int | None = None
+        self._received_at = -math.inf
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> "StopRequest":
@@ -31,9 +38,12 @@ class StopRequest:
             signal.signal(number, handler)
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
+        now = time.monotonic()
+        if started_by_torchrun() and now - self._received_at < ECHO_SECONDS:
+            return
         if self.signal is not None:
             raise KeyboardInterrupt
-        self.signal = number
+        self.signal, self._received_at = number, now
         # Not print: a signal may arrive in the middle of one.
         os.write(2, b"\nstopping after this step; once more ends at once\n")
 
@@ -54,4 +64,5 @@ def ignore_in_worker(_: int) -> None:
     A second SIGTERM ends them: Python sends them at its exit, and waits for ever for a process that ignores all.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda number, _: signal.signal(number, signal.SIG_DFL))

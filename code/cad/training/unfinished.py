@@ -31,16 +31,18 @@ class UnfinishedRun:
 def unfinished_runs(runs: Path) -> list[UnfinishedRun]:
     """The runs below `runs` that were cut off and that nothing is running, the newest last."""
     found = []
-    for state in sorted(runs.glob(f"*/{RESUME_FILE}"), key=lambda path: path.stat().st_mtime):
+    for state in runs.glob(f"*/{RESUME_FILE}"):
         try:
+            saved_at = state.stat().st_mtime
             settings = json.loads((state.parent / SETTINGS_FILE).read_text(encoding="utf-8"))["settings"]
-            with (state.parent / LOG_FILE).open(encoding="utf-8") as log:
+            with (state.parent / LOG_FILE).open("r+b") as log:  # NFS locks only what can be written
                 if lock(log):
-                    done = sum(line.endswith("\n") for line in log)
-                    found.append(UnfinishedRun(state.parent, settings["method"], done, settings["epoch"]))
+                    done = sum(line.endswith(b"\n") for line in log)
+                    run = UnfinishedRun(state.parent, settings["method"], done, settings["epoch"])
+                    found.append((saved_at, run))
         except (OSError, ValueError, KeyError, TypeError):
             continue  # not a whole run of ours: nothing to offer
-    return found
+    return [run for _, run in sorted(found, key=lambda each: each[0])]
 
 
 def lock(file: IO[Any]) -> bool:
