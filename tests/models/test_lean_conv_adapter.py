@@ -8,7 +8,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from cad.models import lean_batch_norm
 from cad.models.conv_adapter import ConvAdapter
 from cad.models.lean_batch_norm import output_moments, patch_moments, row_bands
-from cad.models.lean_conv_adapter import convolve, grid_gradient, pool_to_grid, turned, with_halo
+from cad.models.lean_features import convolve, grid_gradient, pool_to_grid, turned, with_halo
 from cad.training.memory import LiveStorages
 
 MIB = 2**20

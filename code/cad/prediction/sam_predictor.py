@@ -65,7 +65,7 @@ class AdaptedPredictor(SamPredictor):
             image = np.ascontiguousarray(image[..., ::-1])
         self.reset_image()
         images = torch.from_numpy(resize_image(image, self._image_size)).permute(2, 0, 1)[None].to(self.device)
-        self.features = self._segmenter.adapt(self._segmenter.encode(images), images)
+        self.features, _ = self._segmenter.adapt(self._segmenter.encode(images), images)
         self.original_size = image.shape[:2]
         self.input_size = (self._segmenter.encoder_size, self._segmenter.encoder_size)
         self.is_image_set = True
@@ -126,4 +126,4 @@ class AdaptedImageEncoder(nn.Module):
         pixels = x * std + mean
         if self.image_size != self.img_size:
             pixels = F.interpolate(pixels, (self.image_size, self.image_size), mode="bilinear", antialias=True)
-        return self.segmenter.adapt(self.segmenter.image_encoder(x), pixels.round().clamp(0, 255))
+        return self.segmenter.adapt(self.segmenter.image_encoder(x), pixels.round().clamp(0, 255))[0]

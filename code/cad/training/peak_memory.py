@@ -19,6 +19,7 @@ from tqdm import tqdm
 from cad.datasets.embedding_cache import CACHE_DTYPES
 from cad.device import total_memory
 from cad.evaluation.table import format_table
+from cad.models.adapter_design import AdapterDesign
 from cad.models.sam import SAM_SIZES, Sam
 from cad.models.segmenter import Segmenter, count_parameters
 from cad.precision import autocast, gradient_scaler, halve_frozen_weights
@@ -72,7 +73,8 @@ def predict_peak(args: argparse.Namespace, method: str) -> PeakMemory:
     # On the meta device until the weights are counted, as those of a run are on the CPU until they are halved.
     with torch.device("meta"):
         sam = Sam(SAM_SIZES[args.model_type])
-        segmenter = ValuelessSegmenter(sam, method, args.adapter_execution, args.grad_checkpointing)
+        design = AdapterDesign.from_flags(args)
+        segmenter = ValuelessSegmenter(sam, method, args.adapter_execution, args.grad_checkpointing, design)
     del sam
     halve_frozen_weights(segmenter.image_encoder, args.precision)
     encode_bytes = None

@@ -17,6 +17,7 @@ from cad.device import pick_device
 from cad.distributed import from_first, is_first, local_rank, processes, rank
 from cad.errors import UserError
 from cad.files import hide_home, read_json_lines, remove_temporary_files, start_run_folder, write_json
+from cad.models.adapter_design import AdapterDesign
 from cad.models.sam import BaseWeights, load_sam
 from cad.models.segmenter import Segmenter, count_parameters
 from cad.models.weights import publish
@@ -126,6 +127,7 @@ def describe(
         "demo": bool(args.demo),
         "demo_task": args.demo,
         "trainable_parameters": trainable,
+        **(segmenter.design.as_metadata() if method == "cad" else {}),
     }
 
 
@@ -191,7 +193,8 @@ def build_segmenter(args: argparse.Namespace, method: str, device: torch.device)
     if device.type == "mps" and method == "cad" and args.adapter_execution == "lean":
         print("lean adapter: needs float64, which MPS lacks; using the plain one")
         args.adapter_execution = "plain"
-    segmenter = Segmenter(sam, method, args.adapter_execution, args.grad_checkpointing)
+    design = AdapterDesign.from_flags(args)
+    segmenter = Segmenter(sam, method, args.adapter_execution, args.grad_checkpointing, design)
     halve_frozen_weights(segmenter.image_encoder, args.precision)
     return segmenter.to(device), base
 
