@@ -17,15 +17,17 @@ from cad.prediction.onnx_model import OnnxModel
 
 
 @pytest.mark.parametrize(
-    ("method", "image_size"),
+    ("method", "image_size", "design"),
     [
-        ("cad", 64),
-        ("sam_adapter", 64),
-        *(pytest.param(method, 256, marks=pytest.mark.slow) for method in ("cad", "sam_adapter", "decoder")),
+        ("cad", 64, {}),
+        ("cad", 64, {"adapter": "cad_hires", "adapter_gate": "relative"}),
+        ("sam_adapter", 64, {}),
+        *(pytest.param(method, 256, {}, marks=pytest.mark.slow) for method in ("cad", "sam_adapter", "decoder")),
+        pytest.param("cad", 256, {"adapter": "cad_hires", "high_frequency": False}, marks=pytest.mark.slow),
     ],
 )
-def test_the_exported_model_gives_the_segmenters_logits_at_every_batch_size(tmp_path, method, image_size):
-    segmenter, metadata = trained_segmenter(method, image_size)
+def test_the_exported_model_gives_the_segmenters_logits_at_every_batch_size(tmp_path, method, image_size, design):
+    segmenter, metadata = trained_segmenter(method, image_size, **design)
     metadata["settings"] = {"train_image_dir": "/home/someone/images"}
     path = tmp_path / "model.onnx"
     agreement = export_onnx(path, segmenter, metadata, comparison_images(None, image_size))

@@ -210,7 +210,7 @@ def report(args: argparse.Namespace) -> str:
     if args.json:
         return json.dumps(_record(args, peak))
     lines = [
-        f"{args.method} with {args.model_type}, {_headline(args)}",
+        f"{args.adapter if args.method == 'cad' else args.method} with {args.model_type}, {_headline(args)}",
         f"training step        {peak.train_mib:>10,.0f} MiB",
         f"trainable parameters {peak.trainable_parameters:>10,}",
         f"with the margin      {peak.card_mib:>10,.0f} MiB of a card",
@@ -234,6 +234,7 @@ def _record(args: argparse.Namespace, peak: PeakMemory) -> dict[str, Any]:
         "encode_peak_mib": None if peak.encode_mib is None else round(peak.encode_mib, 1),
         "trainable_parameters": peak.trainable_parameters,
         **{name: getattr(args, name) for name in ("method", "model_type", "batch_size", "precision")},
+        **({"adapter": args.adapter} if args.method == "cad" else {}),
     }
 
 

@@ -114,8 +114,9 @@ def describe(
 ) -> dict[str, Any]:
     """What a weights file says of the model in it, as plain values; printed in short."""
     trainable, total = count_parameters(segmenter)
+    name = args.adapter if method == "cad" else method
     print(
-        f"{method}: {len(data.train)} training and {len(data.validation)} validation images "
+        f"{name}: {len(data.train)} training and {len(data.validation)} validation images "
         f"at {args.image_size} pixels\n"
         f"trainable params: {trainable:,} || all params: {total:,} || trainable: {100 * trainable / total:.2f} %"
     )
