@@ -13,7 +13,7 @@ import sys
 from collections.abc import Sequence
 
 from cad.errors import run_script
-from cad.options import MODEL_TYPES, OneLineParser, add_output_dir
+from cad.options import SAM_TYPES, OneLineParser, add_output_dir
 
 
 def sha256_digits(text: str) -> str:
@@ -27,7 +27,7 @@ def build_parser() -> OneLineParser:
     parser = OneLineParser(
         prog="download_sam.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    published = [model_type for model_type in MODEL_TYPES if model_type != "vit_demo"]
+    published = [model_type for model_type in SAM_TYPES if model_type != "vit_demo"]
     parser.add_argument("--model_type", required=True, choices=published, help="size of SAM")
     parser.add_argument("--url", metavar="URL", help="another address, http or https, such as a mirror's")
     parser.add_argument(

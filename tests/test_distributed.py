@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -107,6 +108,23 @@ def test_two_processes_train_as_one(tmp_path, method, count):
     for name, tensor in states[0].items():
         assert np.allclose(states[1][name], tensor, rtol=1e-3, atol=1e-5), name
     assert together.stdout.count("epoch 3/3") == 1  # the first process alone prints
+
+
+@pytest.mark.slow
+def test_a_process_without_validation_images_waits_for_nobody_and_torchrun_can_be_stopped(tmp_path):
+    images, masks = map(str, write_pairs(tmp_path / "data", count=9))
+    fixed = ["--train_image_dir", images, "--train_mask_dir", masks, *TINY, "--device", "cpu", "--batch_size", "2"]
+    script = str(PROJECT_ROOT / "code" / "run_decoder.py")
+    command = [sys.executable, *torchrun(2), script, *fixed, "--epoch", "100000", "--output_dir", str(tmp_path / "out")]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    job = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    for _ in range(600):
+        if any(file.read_text().count("\n") > 2 for file in tmp_path.glob("out/runs/*/log.jsonl")):
+            break  # one of nine images is for validation, and the second process has none
+        time.sleep(0.1)
+    job.terminate()
+    _, errors = job.communicate(timeout=60)
+    assert "stopped and saved" in errors and len(log_of(tmp_path / "out")) > 2
 
 
 @pytest.mark.slow

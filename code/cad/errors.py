@@ -72,8 +72,11 @@ def first_names(names: list[str], shown: int = 5) -> str:
     return f"{listed} and {len(names) - shown} more" if len(names) > shown else listed
 
 
-def optional_package(name: str) -> ModuleType:
+def optional_package(name: str, install: str = "") -> ModuleType:
     """Import a package that only some jobs need.
+
+    Args:
+        install: what to tell pip to install, where that is not `name`.
 
     Raises:
         UserError: it is not installed.
@@ -83,4 +86,4 @@ def optional_package(name: str) -> ModuleType:
     except ModuleNotFoundError as error:
         if error.name != name:
             raise
-        raise UserError(f"the package {name} is missing: pip install {name}") from error
+        raise UserError(f"the package {name} is missing: pip install {install or name}") from error

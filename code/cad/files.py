@@ -1,8 +1,10 @@
 """Writing files so that a reader sees the old content or the new, never a part of either; and folders of runs."""
 
+import contextlib
 import json
 import os
 import re
+import secrets
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
@@ -21,7 +23,8 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object], durable: b
     Raises:
         UserError: the disk is full or the folder cannot be written; an older file of that name is left as it was.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    # The process and a random part: machines or containers that share the folder may have processes of one number.
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(3)}.tmp")
     try:
         with temporary.open("wb") as file:
             write(file)
@@ -29,18 +32,35 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object], durable: b
                 file.flush()
                 os.fsync(file.fileno())
         temporary.replace(path)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written: {error.strerror or error}") from error
+    except (OSError, RuntimeError) as error:
+        refusal = _refusal_behind(error)
+        if refusal is None:
+            raise
+        raise UserError(f"{path}: cannot be written: {refusal.strerror or refusal}") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # a read-only file system refuses even what is not there
+            temporary.unlink()
+
+
+def _refusal_behind(error: BaseException | None) -> OSError | None:
+    """The file system's refusal that an error comes from: torch.save turns it into a RuntimeError of its own."""
+    while error is not None and not isinstance(error, OSError):
+        error = error.__context__
+    return error
+
+
+def unfinished_name(path: Path) -> tuple[str, int] | None:
+    """The name that a temporary file of `write_atomically` was to get, and its process; None for any other file."""
+    found = re.fullmatch(r"\.(.+)\.(\d+)-[0-9a-f]{6}\.tmp", path.name, re.DOTALL)
+    return (found[1], int(found[2])) if found else None
 
 
 def remove_temporary_files(*folders: Path) -> None:
     """Remove what `write_atomically` leaves in the folders when its process is killed."""
     for folder in folders:
         for file in folder.glob(".*.tmp"):
-            owner = file.name.rsplit(".", 2)[1]
-            if owner.isdecimal() and not _is_running(int(owner)):
+            unfinished = unfinished_name(file)
+            if unfinished and not _is_running(unfinished[1]):
                 file.unlink(missing_ok=True)
 
 

@@ -7,11 +7,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
-from cad.errors import MissingPathError
+from cad.errors import MissingPathError, UserError
 
 PROJECT_ROOT = Path(__file__).resolve().parents[2]
 # Spelt out here because the modules that own them import packages that a wrong flag should not wait for.
-MODEL_TYPES = ("vit_b", "vit_l", "vit_h", "vit_demo")
+SAM_TYPES = ("vit_b", "vit_l", "vit_h", "vit_demo")
+PACKAGED_TYPES = ("efficientnet_lite0",)
+MODEL_TYPES = (*SAM_TYPES, *PACKAGED_TYPES)
+NO_FILE = ("random", "package")  # where weights come from, if not from a file
 DEMO_TASKS = ("camouflage", "shadow")
 
 
@@ -98,9 +101,11 @@ def add_reading_flags(group: argparse._ArgumentGroup) -> None:
 
 
 def add_model_type(
-    group: argparse._ArgumentGroup, note: str = "default: vit_b; vit_demo is a small one without pretrained weights"
+    group: argparse._ArgumentGroup,
+    note: str = "default: vit_b; vit_demo is a small one without pretrained weights; efficientnet_lite0 is another "
+    "encoder, small and pretrained, for cad and decoder",
 ) -> None:
-    """The flag that names the size of SAM."""
+    """The flag that names the size of SAM, or another encoder."""
     group.add_argument("--model_type", choices=MODEL_TYPES, help=f"size of SAM ({note})")
 
 
@@ -126,14 +131,19 @@ def add_output_dir(group: argparse._ActionsContainer) -> None:
 
 
 def sam_checkpoint_path(model_type: str, given: str | None, checkpoints: Path, flag: str = "--checkpoint") -> str:
-    """The SAM weights to start from: a path, or the word "random".
+    """The weights to start from: a path, or the word "random", or "package" where a package brings them.
 
     Args:
         flag: what `given` came from, for errors.
 
     Raises:
         MissingPathError: the file does not exist.
+        UserError: a file is given where a package brings the weights.
     """
+    if model_type in PACKAGED_TYPES:
+        if given is not None:
+            raise UserError(f"{flag} {given}: {model_type} brings its own weights; leave the flag out")
+        return "package"
     from cad.models.sam import SAM_SIZES  # imports torch, which a wrong flag should not wait for
 
     official = SAM_SIZES[model_type].file_name

@@ -1,3 +1,7 @@
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -10,6 +14,7 @@ from cad.evaluation.kept_maps import EvaluationPictures, KeptMaps
 from cad.evaluation.measures import PER_IMAGE
 from cad.evaluation.scoring import Machine, Protocol, score_method
 from cad.evaluation.scoring_pool import ScoringPool
+from cad.options import PROJECT_ROOT
 
 
 class Bright(torch.nn.Module):
@@ -72,3 +77,32 @@ def flat_model(value):
             return torch.full((len(images), 1, *images.shape[-2:]), value)
 
     return Flat()
+
+
+MEASURE_MEMORY = """
+import resource, sys
+import evaluate
+code = evaluate.main(sys.argv[1:])
+print("PEAK", *[resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)])
+sys.exit(code)
+"""
+
+
+@pytest.mark.slow
+def test_memory_at_the_original_size_does_not_grow_with_the_number_of_images(tmp_path):
+    def peaks(count):
+        images, masks = write_pairs(tmp_path / str(count), count=count, size=(800, 600))
+        flags = ["--method", "zero_shot", "--model_type", "vit_demo", "--sam_checkpoint", "random", "--device", "cpu"]
+        flags += ["--test_image_dir", str(images), "--test_mask_dir", str(masks), "--metric_size", "original"]
+        flags += ["--num_workers", "1", "--batch_size", "2", "--output_dir", str(tmp_path / "out")]
+        environment = os.environ | {"PYTHONPATH": str(PROJECT_ROOT / "code"), "OMP_NUM_THREADS": "1"}
+        command = [sys.executable, "-c", MEASURE_MEMORY, *flags]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        line = next(line for line in done.stdout.splitlines() if line.startswith("PEAK"))
+        return [int(value) / 1024 for value in line.split()[1:]]
+
+    few, many = peaks(26), peaks(66)  # the page shows 24 at most: from there on nothing grows
+    # The logits of 40 more images are 73 MiB, the images 55 MiB.
+    for before, after in zip(few, many, strict=True):
+        assert after < before + 30, (few, many)

@@ -9,7 +9,7 @@ from cad.models.segmenter import Segmenter, count_parameters
 from cad.training.losses import segmentation_losses
 
 TINY = SamSize(
-    48,
+    embed_dim=48,
     depth=2,
     num_heads=4,
     global_attn_indexes=(1,),

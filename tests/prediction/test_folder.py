@@ -60,7 +60,8 @@ def test_a_folder_with_broken_files_is_predicted_all_the_same(flags, photographs
         source = next(photographs.glob(f"{below}.*"))
         assert mask.shape == read_image(source).shape[:2] and set(np.unique(mask)) <= {0, 255}
         probabilities = np.asarray(Image.open(tmp_path / "out" / "probabilities" / f"{below}.png"))
-        assert np.array_equal(mask > 0, probabilities > 127)
+        # 128 is the nearest of 8 bits on either side of one half.
+        assert probabilities[mask > 0].min(initial=255) >= 128 >= probabilities[mask == 0].max(initial=0)
         shares.append(mask.mean() / 255)
     assert 0.01 < np.mean(shares) < 0.99
     coco = json.loads((tmp_path / "r.json").read_text())
@@ -109,7 +110,7 @@ def test_an_interrupted_run_goes_on_to_the_results_of_one_that_was_not(flags, tm
         assert f"{done} of 12 images are done; the same command goes on with the rest" in said
         assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     else:
-        (tmp_path / "out" / "masks" / ".photo_000.png.1.tmp").touch()
+        (tmp_path / "out" / "masks" / ".photo_000.png.1-0a1b2c.tmp").touch()
         next((tmp_path / "out" / "masks").rglob("photo*.png")).unlink()
     monkeypatch.setattr(TorchModel, "mask_logits", original)
     predict_folder(flags(*ALL, tmp_path / "r.json"))

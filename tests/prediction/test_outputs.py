@@ -90,8 +90,8 @@ def test_masks_without_a_record_of_their_settings_are_not_mixed(folder, content)
 
 def test_what_a_killed_run_left_half_written_is_removed(folder):
     fill(folder, FIRST)
-    half = folder.folder / "masks" / ".a.png.123.tmp"
-    others = folder.folder / "masks" / ".z.png.123.tmp"
+    half = folder.folder / "masks" / ".a.png.123-0a1b2c.tmp"
+    others = folder.folder / "masks" / ".z.png.123-0a1b2c.tmp"
     half.touch()
     others.touch()
     folder.start(SETTINGS, [FIRST], overwrite=False)

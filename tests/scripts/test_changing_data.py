@@ -99,8 +99,8 @@ def test_a_file_that_changes_during_training_is_named_and_the_weights_stay(
 def test_a_file_that_changes_after_the_check_is_named(folders, tmp_path, capsys, monkeypatch, part, workers):
     file = sorted(folders[part].iterdir())[1]
 
-    def check_and_change(data):
-        check_data(data)
+    def check_and_change(data, args):
+        check_data(data, args)
         truncate(file) if part == 0 else replace_by_another_size(file)
 
     monkeypatch.setattr("cad.training.run.check_data", check_and_change)

@@ -1,5 +1,6 @@
 """run.sh, eval.sh and the search for a Python, as a user types them, on a copy of the project."""
 
+import json
 import os
 import re
 import shutil
@@ -8,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import run_sa
 from conftest import write_pairs
 
 from cad.options import PROJECT_ROOT
@@ -109,6 +111,79 @@ def test_eval_before_training_says_what_is_missing(project):
     code, _, err = run(project / "eval.sh", project)
     assert code == 2
     assert "sam_cad.pth: no such checkpoint file" in err
+
+
+def write_unfinished(project, name, method, age):
+    folder = project / "runs" / name
+    folder.mkdir(parents=True)
+    (folder / "args.json").write_text(json.dumps({"settings": {"method": method, "epoch": 20}}))
+    (folder / "log.jsonl").write_text('{"epoch": 1}\n' * 3)
+    (folder / "resume.pth").touch()
+    os.utime(folder / "resume.pth", (1e9 - age, 1e9 - age))
+
+
+def test_an_unfinished_run_is_offered_before_anything_starts(project):
+    refused = ["--epoch", "none"]  # ends the script as soon as training starts
+    assert "Unfinished" not in run(project / "run.sh", project, *refused)[2]
+    write_unfinished(project, "May20_120000", "cad", age=60)
+    write_unfinished(project, "May21_172910", "sam_adapter", age=0)
+    offer = "Unfinished: sam_adapter, 3 of 20 epochs (runs/May21_172910). To go on: "
+    for methods, left in ("cad sa", "sa"), ("sa decoder", "sa decoder"), ("cad sa decoder zero_shot", None):
+        code, _, err = run(project / "run.sh", project, *refused, METHODS=methods)
+        assert code == 2
+        assert f'{offer}METHODS="{left or "sa decoder zero_shot"}" ./run.sh --resume auto' == err.splitlines()[0]
+    assert "Unfinished: cad, 3 of 20 epochs (runs/May20" in run(project / "run.sh", project, *refused, METHODS="cad")[2]
+    assert "Unfinished" not in run(project / "run.sh", project, *refused, METHODS="decoder")[2]
+    assert "Unfinished" not in run(project / "run.sh", project, *refused, "--resume", "auto")[2]
+    assert "Unfinished" not in run(project / "run.sh", project, *refused, "--output_dir", str(project / "other"))[2]
+
+
+def test_looking_for_unfinished_runs_takes_no_time(project):
+    write_unfinished(project, "May21_172910", "cad", age=0)
+    command = [sys.executable, "-X", "importtime", str(project / "code" / "unfinished.py"), "--methods", "cad"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert "Unfinished: cad" in done.stderr
+    assert not re.search(r"\| +(torch|numpy|cad\.models)", done.stderr)
+
+
+def cut_off(main, monkeypatch, project, *flags):
+    """Train in the project, and end before the run is finished."""
+
+    def gone(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("cad.training.run.finish", gone)
+        fixed = ["--output_dir", str(project), "--image_size", "32", "--num_workers", "0", "--wandb", "disabled"]
+        assert main([*fixed, "--epoch", "1", *flags]) == 130
+
+
+def test_a_run_goes_on_with_its_own_data_and_flags(project, tmp_path, monkeypatch):
+    images, masks = map(str, write_pairs(tmp_path / "mine"))
+    data = ["--train_image_dir", images, "--train_mask_dir", masks, "--model_type", "vit_demo"]
+    cut_off(run_sa.main, monkeypatch, project, *data, "--batch_size", "2", "--seed", "3")
+    code, out, err = run(project / "run.sh", tmp_path, "--resume", "auto", METHODS="sa", DIST="False", PORT="29512")
+    assert code == 0, err
+    assert "demo" not in out and "resumed" in out and "--port 29512: the run" in out
+    assert "sam_sa.pth" in out and not list(project.glob("runs/*/resume.pth"))
+
+    cut_off(run_sa.main, monkeypatch, project, *data, "--batch_size", "2")
+    (folder,) = [file.parent for file in project.glob("runs/*/resume.pth")]
+    code, _, err = run(project / "run.sh", tmp_path, "--resume", str(folder), METHODS="sa", BATCH_SIZE="3")
+    assert code == 2 and "--batch_size 3: the run" in err
+    code, out, err = run(project / "run.sh", tmp_path, "--resume", str(folder), METHODS="sa")
+    assert code == 0 and "demo" not in out, err
+
+
+@pytest.mark.slow
+def test_behind_a_resumed_demo_the_next_method_starts_its_own(project, tmp_path, monkeypatch):
+    cut_off(run_sa.main, monkeypatch, project, "--demo", "shadow")
+    settings = {"METHODS": "sa decoder", "DEMO": "shadow", "EPOCH": "1"}
+    quick = ["--image_size", "32", "--num_workers", "0"]
+    code, out, err = run(project / "run.sh", tmp_path, *quick, "--resume", "auto", **settings)
+    assert code == 0, err
+    assert out.index("resumed") < out.index("No data set: running the built-in shadow demo")
+    assert {file.name for file in (project / "checkpoints").iterdir()} >= {"sam_sa.pth", "sam_decoder.pth"}
 
 
 def find_python(root, **environment):

@@ -4,8 +4,8 @@ from cad.datasets import demo
 from cad.errors import MissingPathError, UserError
 from cad.evaluation.options import evaluation_parser
 from cad.models.adapter_design import AdapterDesign
-from cad.models.sam import SAM_SIZES
-from cad.options import DEMO_TASKS, MODEL_TYPES, PROJECT_ROOT
+from cad.models.sam import MODEL_SIZES, PACKAGED_SIZES, SAM_SIZES
+from cad.options import DEMO_TASKS, MODEL_TYPES, PACKAGED_TYPES, PROJECT_ROOT, SAM_TYPES
 from cad.training.options import check_adapter_flags, memory_parser, resolve_training, training_parser
 
 FOLDERS = ["--train_image_dir", "images", "--train_mask_dir", "masks"]
@@ -42,7 +42,8 @@ def test_every_flag_of_the_original_is_accepted():
 
 
 def test_the_listed_model_types_are_those_that_can_be_built():
-    assert set(MODEL_TYPES) == set(SAM_SIZES)
+    assert set(MODEL_TYPES) == set(MODEL_SIZES)
+    assert set(SAM_TYPES) == set(SAM_SIZES) and set(PACKAGED_TYPES) == set(PACKAGED_SIZES)
     assert DEMO_TASKS == demo.DEMO_TASKS
 
 
@@ -150,3 +151,11 @@ def test_help_is_grouped_and_complete(capsys):
         text = capsys.readouterr().out
         assert "data:" in text and "model:" in text
         assert all(action.help for action in parser._actions)
+
+
+def test_a_package_brings_its_own_weights(tmp_path):
+    flags = ["--train_image_dir", "i", "--train_mask_dir", "m", "--model_type", "efficientnet_lite0"]
+    args = resolve_training(parse(*flags))
+    assert (args.checkpoint, args.image_size) == ("package", 256)
+    with pytest.raises(UserError, match="efficientnet_lite0 brings its own weights"):
+        resolve_training(parse(*flags, "--checkpoint", "random"))

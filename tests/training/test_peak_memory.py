@@ -34,7 +34,7 @@ from cad.training.state import make_optimizer
 MIB = 2**20
 CPU = torch.device("cpu")
 # A small encoder before a decoder of the official size, whose images and embeddings have the official size too.
-FULL_DECODER = SamSize(32, depth=1, num_heads=2, global_attn_indexes=(0,))
+FULL_DECODER = SamSize(embed_dim=32, depth=1, num_heads=2, global_attn_indexes=(0,))
 
 
 def flags(*given: str) -> argparse.Namespace:
@@ -117,6 +117,7 @@ SLOW_CASES = (
     ("cad", DEMO | {"accumulate": 2, "encode_batch_size": 3}),
     ("cad", DEMO | {"image_size": 512, "batch_size": 4}),
     ("cad", FULL | {"image_size": 256}),
+    ("cad", DEMO | {"adapter": "cad_hires"}),
     ("cad", FULL | {"adapter": "cad_hires"}),
     ("cad", DEMO | {"adapter": "cad_hires", "adapter_execution": "plain"}),
 )
@@ -127,7 +128,6 @@ SLOW_CASES = (
     [
         *((method, DEMO) for method in TRAINED_METHODS),
         ("cad", DEMO | {"precision": "bf16"}),
-        ("cad", DEMO | {"adapter": "cad_hires"}),
         *(pytest.param(*case, marks=pytest.mark.slow) for case in SLOW_CASES),
     ],
     ids=lambda value: " ".join(map(str, value.values())) if isinstance(value, dict) else value,

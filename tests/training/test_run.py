@@ -1,5 +1,7 @@
 import argparse
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,7 @@ from cad.errors import UserError
 from cad.models.adapter_design import AdapterDesign
 from cad.models.segmenter import TRAINED_METHODS
 from cad.models.weights import load_segmenter, read_weights
+from cad.options import PROJECT_ROOT
 from cad.training.run import build_segmenter, embed, find_data, make_loaders, plain_settings, train
 from cad.training.stopping import StopRequest
 
@@ -106,6 +109,7 @@ def test_lean_and_plain_adapters_train_alike(pair_folders, tmp_path):
         assert lean["train"]["bce"] == pytest.approx(plain["train"]["bce"], rel=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "flags",
     [
@@ -228,3 +232,12 @@ def test_bad_data_and_weights_leave_nothing_behind(pair_folders, tmp_path):
     with pytest.raises(UserError, match="sam.pth: (truncated|refused: damaged)"):
         train(resolved(pair_folders, tmp_path / "out", "--checkpoint", str(checkpoint)), "cad")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_run_with_reading_processes_ends(pair_folders, tmp_path):
+    """They ignore signals, so nothing but the end of their loader ends them."""
+    flags = ["--train_image_dir", pair_folders[0], "--train_mask_dir", pair_folders[1], "--output_dir", tmp_path]
+    flags += ["--model_type", "vit_demo", "--image_size", "32", "--epoch", "1", "--wandb", "disabled"]
+    command = [sys.executable, PROJECT_ROOT / "code" / "run_decoder.py", *flags, "--num_workers", "1"]
+    done = subprocess.run([str(word) for word in command], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr

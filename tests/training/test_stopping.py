@@ -1,10 +1,35 @@
 import os
 import signal
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
 from cad.errors import Interrupted
+from cad.training import stopping
 from cad.training.stopping import StopRequest
+
+CODE = str(Path(stopping.__file__).parents[2])
+WITH_WORKERS = """
+import multiprocessing, os, signal, time
+from cad.training.stopping import ignore_in_worker
+
+def work(ready):
+    ignore_in_worker(0)
+    ready.set()
+    time.sleep(600)
+
+context = multiprocessing.get_context("fork")
+ready = context.Event()
+worker = context.Process(target=work, args=(ready,), daemon=True)
+worker.start()
+ready.wait()
+for number in (signal.SIGINT, signal.SIGTERM):
+    os.kill(worker.pid, number)
+worker.join(0.5)
+assert worker.is_alive()
+"""  # at its end Python sends the worker a SIGTERM and waits for it
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
@@ -26,3 +51,10 @@ def test_what_signals_did_before_they_do_again_afterwards():
     with StopRequest():
         assert signal.getsignal(signal.SIGINT) != before[0]
     assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
+
+
+def test_a_worker_ignores_signals_until_python_ends_it(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(WITH_WORKERS)
+    done = subprocess.run([sys.executable, script], env=os.environ | {"PYTHONPATH": CODE}, timeout=60)
+    assert done.returncode == 0

@@ -43,10 +43,6 @@ def prepare_demo(folder: Path, task: str, seed: int = 0, counts: dict[str, int] 
 
 
 def _prepare_demo(folder: Path, task: str, seed: int, counts: dict[str, int]) -> Path:
-    draw: Callable[[np.random.Generator], tuple[np.ndarray, np.ndarray]] = {
-        "camouflage": draw_camouflage,
-        "shadow": draw_shadow,
-    }[task]
     target = folder / task
     label = f"{_VERSION} {seed} {counts}"
     label_file = target / "made_by_sam_cad.txt"
@@ -54,21 +50,29 @@ def _prepare_demo(folder: Path, task: str, seed: int, counts: dict[str, int]) ->
         return target
     shutil.rmtree(target, ignore_errors=True)
     unfinished = folder / f".{task}-{os.getpid()}"
-    for split_number, (split, count) in enumerate(counts.items()):
-        for kind in ("image", "mask"):
-            (unfinished / split / kind).mkdir(parents=True, exist_ok=True)
-        for index in range(count):
-            image, mask = draw(np.random.default_rng([seed, split_number, index]))
-            Image.fromarray(image).save(unfinished / split / "image" / f"{task}_{index:03d}.jpg", quality=95)
-            Image.fromarray(mask * 255).save(unfinished / split / "mask" / f"{task}_{index:03d}.png")
-    (unfinished / label_file.name).write_text(label)
     try:
+        _draw_all(unfinished, task, seed, counts)
+        (unfinished / label_file.name).write_text(label)
         unfinished.rename(target)
     except OSError:
-        shutil.rmtree(unfinished)
+        shutil.rmtree(unfinished, ignore_errors=True)
         if not label_file.is_file():  # else another process was first, with the same images
             raise
     return target
+
+
+def _draw_all(folder: Path, task: str, seed: int, counts: dict[str, int]) -> None:
+    draw: Callable[[np.random.Generator], tuple[np.ndarray, np.ndarray]] = {
+        "camouflage": draw_camouflage,
+        "shadow": draw_shadow,
+    }[task]
+    for split_number, (split, count) in enumerate(counts.items()):
+        for kind in ("image", "mask"):
+            (folder / split / kind).mkdir(parents=True, exist_ok=True)
+        for index in range(count):
+            image, mask = draw(np.random.default_rng([seed, split_number, index]))
+            Image.fromarray(image).save(folder / split / "image" / f"{task}_{index:03d}.jpg", quality=95)
+            Image.fromarray(mask * 255).save(folder / split / "mask" / f"{task}_{index:03d}.png")
 
 
 def draw_camouflage(random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:

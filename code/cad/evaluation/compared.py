@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from cad.errors import MissingPathError, UserError
-from cad.models.sam import SAM_SIZES, load_sam
+from cad.models.sam import MODEL_SIZES, PACKAGED_SIZES, load_sam
 from cad.models.segmenter import Segmenter
 from cad.models.weights import TrainedWeights, find_base, load_segmenter, read_weights
 from cad.options import sam_checkpoint_path
@@ -90,7 +90,9 @@ def _zero_shot(trained: list[TrainedWeights], label: str, args: argparse.Namespa
     """SAM as it is: the SAM weights of the flags, else those that the first checkpoint was trained on."""
     first = trained[0] if trained else None
     model_type = args.model_type or (first.metadata["model_type"] if first else "vit_b")
-    image_size = first.metadata["image_size"] if first else SAM_SIZES[model_type].image_size
+    if model_type in PACKAGED_SIZES:
+        raise UserError(f"--method zero_shot: {model_type} is no SAM, and its mask decoder knows nothing untrained")
+    image_size = first.metadata["image_size"] if first else MODEL_SIZES[model_type].image_size
     source, seed = _zero_shot_base(first, model_type, args)
     if source == "random":
         print("warning: SAM's weights are random: zero-shot numbers say nothing about SAM", file=sys.stderr)

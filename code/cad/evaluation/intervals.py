@@ -39,13 +39,10 @@ class Scores:
 
 def summarise(scores: Scores, seed: int, resamples: int = RESAMPLES) -> dict[str, Estimate]:
     """Each metric of `MEASURES` over the images, with its interval."""
-    columns = _columns(scores)
-    value = _statistics(columns.sum(axis=0, keepdims=True))
-    drawn = _statistics(_resampled_sums(columns, seed, resamples))
-    sizes = _defined_images(scores)
+    values, drawn = values_and_draws(scores, seed, resamples)
+    sizes = defined_images(scores)
     return {
-        name: _estimate(value[name][0], drawn[name], sizes[name], measure.undefined)
-        for name, measure in MEASURES.items()
+        name: estimate(values[name], drawn[name], sizes[name], measure.undefined) for name, measure in MEASURES.items()
     }
 
 
@@ -53,17 +50,40 @@ def compare_pairs(scores: dict[str, Scores], seed: int, resamples: int = RESAMPL
     """For every pair of methods and every metric: first minus second, paired by image, and the verdict on the first."""
     differences = []
     for first, second in combinations(scores, 2):
-        pair = _on_common_images(scores[first], scores[second])
-        columns = [_columns(one) for one in pair]
-        values = [_statistics(one.sum(axis=0, keepdims=True)) for one in columns]
-        drawn = [_statistics(_resampled_sums(one, seed, resamples)) for one in columns]
-        sizes = _defined_images(pair[0])
-        for name, measure in MEASURES.items():
-            value = values[0][name][0] - values[1][name][0]
-            reason = measure.undefined or "no image has a value for both methods"
-            estimate = _estimate(value, drawn[0][name] - drawn[1][name], sizes[name], reason)
-            differences.append(Difference(name, first, second, estimate, verdict(name, estimate)))
+        pair = on_common_images([scores[first], scores[second]])
+        of_first, of_second = (values_and_draws(one, seed, resamples) for one in pair)
+        differences += differences_of(first, second, of_first, of_second, defined_images(pair[0]))
     return differences
+
+
+def differences_of(
+    first: str,
+    second: str,
+    of_first: tuple[dict[str, float], dict[str, np.ndarray]],
+    of_second: tuple[dict[str, float], dict[str, np.ndarray]],
+    images: dict[str, int],
+) -> list[Difference]:
+    """First minus second in every metric, from what `values_and_draws` found for each on the same draws."""
+    differences = []
+    for name, measure in MEASURES.items():
+        value = of_first[0][name] - of_second[0][name]
+        reason = measure.undefined or "no image has a value for both methods"
+        found = estimate(value, of_first[1][name] - of_second[1][name], images[name], reason)
+        differences.append(Difference(name, first, second, found, verdict(name, found)))
+    return differences
+
+
+def values_and_draws(
+    scores: Scores, seed: int, resamples: int = RESAMPLES
+) -> tuple[dict[str, float], dict[str, np.ndarray]]:
+    """Each metric over the images, and over each draw of them (resamples,); NaN where undefined.
+
+    The draws are the same for the same seed and number of images.
+    """
+    columns = _columns(scores)
+    values = _statistics(columns.sum(axis=0, keepdims=True))
+    drawn = _statistics(_resampled_sums(columns, seed, resamples))
+    return {name: float(value[0]) for name, value in values.items()}, drawn
 
 
 def verdict(metric: str, difference: Estimate) -> str:
@@ -118,23 +138,33 @@ def _draws(images: int, seed: int, resamples: int) -> Iterator[np.ndarray]:
         yield np.bincount(drawn.ravel(), minlength=rows * images).reshape(rows, images).astype(np.float64)
 
 
-def _on_common_images(first: Scores, second: Scores) -> tuple[Scores, Scores]:
-    """The two with every value undefined that is undefined in the other."""
+def on_common_images(several: list[Scores]) -> list[Scores]:
+    """The same scores with every value undefined that is undefined in any of them."""
+    undefined = {name: np.any([np.isnan(one.values[name]) for one in several], axis=0) for name in PER_IMAGE}
+    no_curve = np.any([np.isnan(one.e_curves) for one in several], axis=0)
+    return [
+        Scores(
+            {name: np.where(undefined[name], np.nan, one.values[name]) for name in PER_IMAGE},
+            np.where(no_curve, np.nan, one.e_curves),
+            one.counts,
+        )
+        for one in several
+    ]
 
-    def keep(one: Scores, other: Scores) -> Scores:
-        values = {name: np.where(np.isnan(other.values[name]), np.nan, one.values[name]) for name in PER_IMAGE}
-        return Scores(values, np.where(np.isnan(other.e_curves), np.nan, one.e_curves), one.counts)
 
-    return keep(first, second), keep(second, first)
-
-
-def _defined_images(scores: Scores) -> dict[str, int]:
+def defined_images(scores: Scores) -> dict[str, int]:
     """The number of images that each metric rests on."""
     sizes = {name: int((~np.isnan(scores.values[name])).sum()) for name in PER_IMAGE}
     return sizes | {"e_measure_max": int((~np.isnan(scores.e_curves[:, 0])).sum()), "ber_pooled": scores.images}
 
 
-def _estimate(value: float, drawn: np.ndarray, images: int, undefined: str) -> Estimate:
+def estimate(value: float, drawn: np.ndarray, images: int, undefined: str) -> Estimate:
+    """A value with the interval that its draws give.
+
+    Args:
+        images: the number of images that it rests on.
+        undefined: the reason where it is NaN.
+    """
     if np.isnan(value):
         return Estimate(None, None, undefined)
     if images < 2:

@@ -14,6 +14,7 @@ from PIL import Image
 
 from cad.datasets.pairs import Pair, read_image, read_mask
 from cad.datasets.scored_images import resize_mask
+from cad.files import write_atomically
 
 LONGEST_SIDE = 512  # of pictures, where maps are scored at their original size
 
@@ -102,5 +103,9 @@ def map_path(folder: Path, label: str, name: str) -> Path:
 
 
 def write_picture(path: Path, array: np.ndarray) -> None:
-    """Write (H, W) uint8 as a PNG, fast rather than small."""
-    Image.fromarray(array).save(path, compress_level=1)
+    """Write (H, W) uint8 as a PNG, fast rather than small.
+
+    Raises:
+        UserError: the disk is full or the folder cannot be written.
+    """
+    write_atomically(path, lambda file: Image.fromarray(array).save(file, "PNG", compress_level=1), durable=False)

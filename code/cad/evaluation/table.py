@@ -38,7 +38,7 @@ def table_row(
 
 def field_row(result: MethodResult) -> tuple[str, ...]:
     """One row of the metrics of the field's papers."""
-    return (result.label, *(_number(result.summary[name].value, _digits(name)) for name in _FIELD_METRICS))
+    return (result.label, *(_number(result.summary[name].value, digits_of(name)) for name in _FIELD_METRICS))
 
 
 def format_table(
@@ -61,17 +61,17 @@ def markdown_table(evaluation: Evaluation) -> str:
     """Metrics as rows, methods as columns, each value with its interval; then the differences; then the protocol."""
     methods = evaluation.methods
     lines = [
-        f"| metric | {' | '.join(_markdown_text(result.label) for result in methods)} |",
+        f"| metric | {' | '.join(markdown_text(result.label) for result in methods)} |",
         "|---" * (len(methods) + 1) + "|",
     ]
     for name, measure in MEASURES.items():
-        cells = (_with_interval(result.summary[name], name) for result in methods)
+        cells = (with_interval(result.summary[name], name) for result in methods)
         lines.append(f"| {measure.title} {measure.arrow} | {' | '.join(cells)} |")
     if evaluation.differences:
         lines += ["", "| metric | first | second | first minus second | first is |", "|---|---|---|---|---|"]
     for one in evaluation.differences:
-        labels = f"{_markdown_text(one.first)} | {_markdown_text(one.second)}"
-        cell = _with_interval(one.estimate, one.metric, signed=True)
+        labels = f"{markdown_text(one.first)} | {markdown_text(one.second)}"
+        cell = with_interval(one.estimate, one.metric, signed=True)
         lines.append(f"| {MEASURES[one.metric].title} | {labels} | {cell} | {one.verdict} |")
     return "\n".join([*lines, "", protocol_line(evaluation.protocol), ""])
 
@@ -110,7 +110,8 @@ def protocol_line(protocol: dict[str, Any]) -> str:
     )
 
 
-def _digits(metric: str) -> int:
+def digits_of(metric: str) -> int:
+    """How many digits behind the point the metric is given with."""
     return 2 if metric.startswith("ber") else 4
 
 
@@ -118,21 +119,23 @@ def _number(value: float | None, digits: int = 4, signed: bool = False) -> str:
     return "-" if value is None else f"{value:{'+' if signed else ''}.{digits}f}"
 
 
-def _with_interval(estimate: Estimate, metric: str, signed: bool = False) -> str:
-    text = _number(estimate.value, _digits(metric), signed)
+def with_interval(estimate: Estimate, metric: str, signed: bool = False) -> str:
+    """`value [low, high]` with the digits of the metric; `-` without a value."""
+    text = _number(estimate.value, digits_of(metric), signed)
     if estimate.ci is None:
         return text
-    low, high = (_number(end, _digits(metric), signed) for end in estimate.ci)
+    low, high = (_number(end, digits_of(metric), signed) for end in estimate.ci)
     return f"{text} [{low}, {high}]"
 
 
 def _latex_cell(estimate: Estimate, metric: str) -> str:
-    value, _, interval = _with_interval(estimate, metric).partition(" ")
+    value, _, interval = with_interval(estimate, metric).partition(" ")
     value = "--" if value == "-" else value
     return f"{value} {{\\scriptsize {interval}}}" if interval else value
 
 
-def _markdown_text(text: str) -> str:
+def markdown_text(text: str) -> str:
+    """Text for a cell of a Markdown table."""
     return re.sub(r"([\\`*_\[\]<>|])", r"\\\1", " ".join(text.split()))
 
 

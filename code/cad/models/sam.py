@@ -27,25 +27,19 @@ PIXEL_STD = (58.395, 57.12, 57.375)
 PATCH_SIZE = 16
 
 
-@dataclass(frozen=True)
-class SamSize:
-    """The measures of one SAM. Sides in pixels; `image_size` is the side of adapter input and mask."""
+@dataclass(frozen=True, kw_only=True)
+class ModelSize:
+    """The measures of a mask decoder and of what it is given. Sides in pixels."""
 
-    embed_dim: int
-    depth: int
-    num_heads: int
-    global_attn_indexes: tuple[int, ...]
-    file_name: str = ""  # the official weights; empty where there are none
-    sha256: str = ""  # of that file; its name holds the first digits of its MD5
-    encoder_size: int = 1024
-    image_size: int = 512
-    window_size: int = 14
-    mlp_ratio: float = 4.0
-    channels: int = 256
+    encoder_size: int = 1024  # side of the encoder's input
+    image_size: int = 512  # side of adapter input and mask, unless another is asked for
+    channels: int = 256  # width of the decoder
     mask_in_chans: int = 16
     decoder_mlp_dim: int = 2048
     decoder_heads: int = 8
     iou_head_hidden_dim: int = 256
+    file_name: str = ""  # the official weights; empty where there are none
+    sha256: str = ""  # of that file; its name holds the first digits of its MD5
 
     @property
     def grid(self) -> int:
@@ -53,9 +47,21 @@ class SamSize:
         return self.encoder_size // PATCH_SIZE
 
 
+@dataclass(frozen=True, kw_only=True)
+class SamSize(ModelSize):
+    """The measures of one SAM."""
+
+    embed_dim: int
+    depth: int
+    num_heads: int
+    global_attn_indexes: tuple[int, ...]
+    window_size: int = 14
+    mlp_ratio: float = 4.0
+
+
 SAM_SIZES = {
     "vit_b": SamSize(
-        768,
+        embed_dim=768,
         depth=12,
         num_heads=12,
         global_attn_indexes=(2, 5, 8, 11),
@@ -63,7 +69,7 @@ SAM_SIZES = {
         sha256="ec2df62732614e57411cdcf32a23ffdf28910380d03139ee0f4fcbe91eb8c912",
     ),
     "vit_l": SamSize(
-        1024,
+        embed_dim=1024,
         depth=24,
         num_heads=16,
         global_attn_indexes=(5, 11, 17, 23),
@@ -71,7 +77,7 @@ SAM_SIZES = {
         sha256="3adcc4315b642a4d2101128f611684e8734c41232a17c648ed1693702a49a622",
     ),
     "vit_h": SamSize(
-        1280,
+        embed_dim=1280,
         depth=32,
         num_heads=16,
         global_attn_indexes=(7, 15, 23, 31),
@@ -80,7 +86,7 @@ SAM_SIZES = {
     ),
     # A small SAM for the demo and for tests: no pretrained weights exist.
     "vit_demo": SamSize(
-        96,
+        embed_dim=96,
         depth=4,
         num_heads=4,
         global_attn_indexes=(1, 3),
@@ -94,14 +100,34 @@ SAM_SIZES = {
         iou_head_hidden_dim=64,
     ),
 }
+# Other encoders, each with the small decoder of vit_demo; a package brings the weights (see packaged_encoder.py).
+PACKAGED_SIZES = {
+    "efficientnet_lite0": ModelSize(
+        encoder_size=512,
+        image_size=256,
+        channels=64,
+        mask_in_chans=4,
+        decoder_mlp_dim=128,
+        decoder_heads=4,
+        iou_head_hidden_dim=64,
+    ),
+}
+MODEL_SIZES: dict[str, ModelSize] = {**SAM_SIZES, **PACKAGED_SIZES}
 
 
-class Sam(nn.Module):
-    """Image encoder (with lean attention), prompt encoder and mask decoder under the names of SAM's state dict."""
+class SamEncoder(ImageEncoderViT):
+    """SAM's image encoder with lean attention. It states what the segmenter asks of any image encoder:
+
+    Attributes:
+        img_size: E, the side of its input.
+        grid, channels: G and C; it maps normalised images (B, 3, E, E) to (B, C, G, G).
+        pixel_mean, pixel_std: the normalisation of RGB pixels in 0..255.
+    """
+
+    pixel_mean, pixel_std = PIXEL_MEAN, PIXEL_STD
 
     def __init__(self, size: SamSize) -> None:
-        super().__init__()
-        self.image_encoder = ImageEncoderViT(
+        super().__init__(
             img_size=size.encoder_size,
             patch_size=PATCH_SIZE,
             embed_dim=size.embed_dim,
@@ -114,11 +140,27 @@ class Sam(nn.Module):
             window_size=size.window_size,
             global_attn_indexes=size.global_attn_indexes,
         )
-        use_lean_attention(self.image_encoder)
+        use_lean_attention(self)
+        self.grid, self.channels = size.grid, size.channels
+
+
+class Sam(nn.Module):
+    """Image encoder, prompt encoder and mask decoder under the names of SAM's state dict.
+
+    Args:
+        image_encoder: one that is not SAM's, with the attributes of `SamEncoder`; its C may differ from the decoder's.
+    """
+
+    def __init__(self, size: ModelSize, image_encoder: nn.Module | None = None) -> None:
+        super().__init__()
+        if image_encoder is None:
+            assert isinstance(size, SamSize)
+            image_encoder = SamEncoder(size)
+        self.image_encoder: Any = image_encoder
         self.prompt_encoder = PromptEncoder(
             embed_dim=size.channels,
-            image_embedding_size=(size.grid, size.grid),
-            input_image_size=(size.encoder_size, size.encoder_size),
+            image_embedding_size=(image_encoder.grid, image_encoder.grid),
+            input_image_size=(image_encoder.img_size, image_encoder.img_size),
             mask_in_chans=size.mask_in_chans,
         )
         self.mask_decoder = MaskDecoder(
@@ -170,11 +212,28 @@ def read_weights_file(path: Path) -> Any:
         raise UserError(f"{path}: truncated, or not a PyTorch weights file; get it again") from error
 
 
-def build_random_sam(size: SamSize, seed: int) -> Sam:
-    """A SAM with PyTorch's initial weights, the same for the same seed; the caller's random state is left alone."""
+def build_random_sam(size: ModelSize, seed: int, image_encoder: nn.Module | None = None) -> Sam:
+    """A SAM with PyTorch's initial weights, the same for the same seed; the caller's random state is left alone.
+
+    Args:
+        image_encoder: see `Sam`; it keeps its weights.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return Sam(size)
+        return Sam(size, image_encoder)
+
+
+def build_empty(model_type: str) -> Sam:
+    """The modules of a model type, for whom their values do not matter; on the default device.
+
+    Raises:
+        UserError: a package that they need is not installed.
+    """
+    if model_type in PACKAGED_SIZES:
+        from cad.models.packaged_encoder import build_packaged  # builds on this module
+
+        return build_packaged(model_type)
+    return Sam(SAM_SIZES[model_type])
 
 
 def build_sam(size: SamSize, state: Mapping[str, Tensor], source: str) -> Sam:
@@ -236,13 +295,17 @@ def load_sam(model_type: str, checkpoint: str | Path, seed: int = 0) -> tuple[Sa
     """Build SAM with the weights of a file, or with seeded random ones.
 
     Args:
-        model_type: a key of `SAM_SIZES`.
-        checkpoint: path of a SAM state dict, or the word "random".
+        model_type: a key of `MODEL_SIZES`.
+        checkpoint: path of a SAM state dict, or the word "random"; not used where a package brings the weights.
         seed: seed of the random weights.
 
     Raises:
         MissingPathError, UserError: see `read_weights_file` and `build_sam`.
     """
+    if model_type in PACKAGED_SIZES:
+        from cad.models.packaged_encoder import load_packaged  # builds on this module
+
+        return load_packaged(model_type, seed)
     size = SAM_SIZES[model_type]
     if str(checkpoint) == "random":
         sam = build_random_sam(size, seed)
@@ -292,8 +355,8 @@ def resize_for_encoder(image: np.ndarray, side: int) -> np.ndarray:
     return np.asarray(Image.fromarray(image).resize((side, side), Image.Resampling.BILINEAR))
 
 
-def normalise_for_encoder(images: Tensor) -> Tensor:
-    """RGB (B, 3, E, E) in 0..255, floating point -> SAM's normalised encoder input of the same shape."""
-    mean = images.new_tensor(PIXEL_MEAN).view(1, 3, 1, 1)
-    std = images.new_tensor(PIXEL_STD).view(1, 3, 1, 1)
-    return (images - mean) / std
+def normalise_for_encoder(
+    images: Tensor, mean: tuple[float, ...] = PIXEL_MEAN, std: tuple[float, ...] = PIXEL_STD
+) -> Tensor:
+    """RGB (B, 3, E, E) in 0..255, floating point -> normalised encoder input of the same shape; SAM's by default."""
+    return (images - images.new_tensor(mean).view(1, 3, 1, 1)) / images.new_tensor(std).view(1, 3, 1, 1)

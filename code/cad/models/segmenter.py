@@ -7,6 +7,8 @@
 | `decoder`     | frozen, no gradient              | nothing                     | mask decoder               |
 | `zero_shot`   | frozen, no gradient              | nothing                     | nothing                    |
 
+Of an encoder that is not SAM's, whose embedding has another width C' than the decoder's C, a projection is trained too.
+
 The prompt is one box over the whole image, so its embedding is a constant of the model, kept at batch 1.
 Source: arXiv 2409.15889; docs/METHOD.md.
 """
@@ -15,14 +17,16 @@ from collections.abc import Iterator
 
 import torch
 import torch.nn.functional as F
+from segment_anything.modeling.common import LayerNorm2d
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from cad.errors import UserError
 from cad.models.adapter_design import AdapterDesign
 from cad.models.adapter_gate import AdapterGate
 from cad.models.conv_adapter import ConvAdapter, adapter_input
 from cad.models.high_resolution import added_to_upscaling
-from cad.models.sam import Sam, normalise_for_encoder, resize_for_encoder
+from cad.models.sam import Sam, SamEncoder, normalise_for_encoder, resize_for_encoder
 from cad.models.sam_adapter import SamAdapterEncoder
 
 TRAINED_METHODS = ("cad", "sam_adapter", "decoder")
@@ -37,11 +41,14 @@ class Segmenter(nn.Module):
     frozen too. Frozen modules stay in eval mode under `train()`.
 
     Args:
-        sam: SAM's parts with their weights; the segmenter takes them over.
+        sam: SAM's parts with their weights, or those around another encoder; the segmenter takes them over.
         method: one of `METHODS`.
         adapter_execution: for `cad`, "lean" or "plain": the same function in little memory, or as the paper writes it.
         grad_checkpointing: for `sam_adapter`, run each encoder block once more in backward to save memory.
         design: for `cad`, which convolutional adapter; the published one unless it says otherwise.
+
+    Raises:
+        UserError: the method needs SAM's own image encoder, and this is another.
     """
 
     image_positions: Tensor  # (1, C, G, G)
@@ -59,26 +66,34 @@ class Segmenter(nn.Module):
         super().__init__()
         if method not in METHODS:
             raise ValueError(f"method {method!r}: expected one of {', '.join(METHODS)}")
+        encoder = sam.image_encoder
+        if method in ("sam_adapter", "zero_shot") and not isinstance(encoder, SamEncoder):
+            raise UserError(f"{method}: needs SAM's own image encoder, a ViT; other encoders go with cad and decoder")
         self.method = method
         # The decoder keeps 127 MiB an image for backward (SAM's own, float32). Image by image, and once more in
         # backward, it keeps that of one image only; the decoder is a small part of a step's time.
         self.checkpoint_decoder = True
-        self.encoder_size: int = sam.image_encoder.img_size
-        self.image_encoder: nn.Module = sam.image_encoder
+        self.encoder_size: int = encoder.img_size
+        self.embedding_shape = (encoder.channels, encoder.grid, encoder.grid)  # C', G, G
+        self.pixel_mean, self.pixel_std = encoder.pixel_mean, encoder.pixel_std
+        self.image_encoder: nn.Module = encoder
         self.prompt_encoder = sam.prompt_encoder
         self.mask_decoder = sam.mask_decoder
         self.design = design or AdapterDesign()
         self.conv_adapter: ConvAdapter | None = None
         self.adapter_gate: AdapterGate | None = None
+        width = sam.prompt_encoder.embed_dim
+        self.projection: nn.Module | None = None
+        if encoder.channels != width:  # as the neck of SAM's encoder
+            self.projection = nn.Sequential(nn.Conv2d(encoder.channels, width, 1, bias=False), LayerNorm2d(width))
         if method == "cad":
-            self._add_adapter(sam.prompt_encoder.embed_dim, adapter_execution)
+            self._add_adapter(width, encoder.grid, adapter_execution)
         elif method == "sam_adapter":
-            self.image_encoder = SamAdapterEncoder(sam.image_encoder, grad_checkpointing=grad_checkpointing)
+            self.image_encoder = SamAdapterEncoder(encoder, grad_checkpointing=grad_checkpointing)
         self._freeze()
         self._embed_prompt()
 
-    def _add_adapter(self, channels: int, execution: str) -> None:
-        grid = self.prompt_encoder.image_embedding_size[0]
+    def _add_adapter(self, channels: int, grid: int, execution: str) -> None:
         high_resolution = self.design.adapter == "cad_hires"
         self.conv_adapter = ConvAdapter(channels, grid, execution=execution, high_resolution=high_resolution)
         self.adapter_gate = AdapterGate(channels, self.design.adapter_gate, self.design.adapter_scale)
@@ -86,11 +101,11 @@ class Segmenter(nn.Module):
     def _trained_modules(self) -> list[nn.Module]:
         if self.method == "zero_shot":
             return []
-        if self.conv_adapter is not None and self.adapter_gate is not None:
-            return [self.conv_adapter, self.adapter_gate, self.mask_decoder]
+        modules = (self.projection, self.conv_adapter, self.adapter_gate)
+        trained = [module for module in modules if module is not None]
         if isinstance(self.image_encoder, SamAdapterEncoder):
-            return [*self.image_encoder.adapter_layers(), self.mask_decoder]
-        return [self.mask_decoder]
+            trained += self.image_encoder.adapter_layers()
+        return [*trained, self.mask_decoder]
 
     def _freeze(self) -> None:
         self.requires_grad_(False)
@@ -143,7 +158,7 @@ class Segmenter(nn.Module):
         self.image_encoder = nn.Identity()
 
     def encode(self, images: Tensor) -> Tensor:
-        """Image embedding of RGB images (B, 3, S, S) in 0..255 (whole numbers) -> (B, C, G, G)."""
+        """Image embedding of RGB images (B, 3, S, S) in 0..255 (whole numbers) -> (B, C', G, G)."""
         return self.encode_inputs(self.encoder_inputs(images))
 
     def encoder_inputs(self, images: Tensor) -> Tensor:
@@ -153,21 +168,21 @@ class Segmenter(nn.Module):
         return resized.permute(0, 3, 1, 2).to(self.image_positions.device)
 
     def encode_inputs(self, inputs: Tensor) -> Tensor:
-        """Image embedding of images at the encoder's own size (B, 3, E, E) in 0..255 -> (B, C, G, G).
+        """Image embedding of images at the encoder's own size (B, 3, E, E) in 0..255 -> (B, C', G, G).
 
         Without gradient where the encoder is frozen.
         """
         if isinstance(self.image_encoder, nn.Identity):
             raise RuntimeError("the encoder was dropped: pass embeddings")
-        inputs = normalise_for_encoder(inputs.to(self.image_positions.dtype))
+        inputs = normalise_for_encoder(inputs.to(self.image_positions.dtype), self.pixel_mean, self.pixel_std)
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.encoder_is_frozen):
             return self.image_encoder(inputs)
 
     def adapt(self, embeddings: Tensor, images: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """Add the adapter's correction, where the method has one.
+        """Project the embeddings and add the adapter's correction, where there is one or the other.
 
         Args:
-            embeddings: (B, C, G, G) of the encoder.
+            embeddings: (B, C', G, G) of the encoder.
             images: (B, 3, S, S) in 0..255.
 
         Returns:
@@ -175,6 +190,8 @@ class Segmenter(nn.Module):
             only `cad_hires` has.
         """
         embeddings = embeddings.to(self.image_positions.dtype)
+        if self.projection is not None:
+            embeddings = self.projection(embeddings)
         if self.conv_adapter is None or self.adapter_gate is None:
             return embeddings, ()
         inputs = adapter_input(images.to(self.image_positions.dtype), self.design.high_frequency)
@@ -186,7 +203,7 @@ class Segmenter(nn.Module):
 
         Args:
             images: (B, 3, S, S), RGB in 0..255, uint8 or floating point; S a multiple of 8.
-            embeddings: (B, C, G, G) as `encode` gives them, or None to encode `images` here.
+            embeddings: (B, C', G, G) as `encode` gives them, or None to encode `images` here.
 
         Returns:
             Logits (B, 1, S, S) before the sigmoid; above 0 is foreground.

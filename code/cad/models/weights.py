@@ -18,6 +18,8 @@ from cad.errors import MissingPathError, UserError
 from cad.files import write_atomically
 from cad.models.adapter_design import AdapterDesign
 from cad.models.sam import (
+    MODEL_SIZES,
+    PACKAGED_SIZES,
     SAM_SIZES,
     BaseWeights,
     build_sam,
@@ -105,15 +107,16 @@ def _read_any(path: Path, accept_plain_sam: bool) -> TrainedWeights:
 def _check_metadata(path: Path, metadata: Any) -> None:
     if not isinstance(metadata, dict):
         raise UserError(f"{path}: the metadata are missing; the file is damaged, train again")
-    expected = {"method": TRAINED_METHODS, "model_type": tuple(SAM_SIZES)}
+    expected = {"method": TRAINED_METHODS, "model_type": tuple(MODEL_SIZES)}
     for key, known in expected.items():
         if metadata.get(key) not in known:
             raise UserError(f"{path}: {key} is {metadata.get(key)!r}, expected one of {', '.join(known)}")
     base = metadata.get("base")
     if not isinstance(base, dict) or not (isinstance(base.get("source"), str) and isinstance(base.get("sha256"), str)):
         raise UserError(f"{path}: the metadata do not name the SAM weights; the file is damaged, train again")
-    if base["source"] == "random" and type(base.get("seed")) is not int:
-        raise UserError(f"{path}: the metadata lack the seed of the random SAM weights; the file is damaged")
+    seeded = base["source"] == "random" or metadata["model_type"] in PACKAGED_SIZES
+    if seeded and type(base.get("seed")) is not int:
+        raise UserError(f"{path}: the metadata lack the seed of the random weights; the file is damaged")
     try:
         AdapterDesign.from_metadata(metadata)
     except UserError as error:
@@ -188,7 +191,7 @@ def _belongs_to_adapter(name: str) -> bool:
 
 
 def find_base(trained: TrainedWeights, checkpoints: Path, given: Path | None) -> tuple[str | Path, int]:
-    """(SAM checkpoint or "random", seed) for `load_sam`, of weights that are not a whole SAM.
+    """(SAM checkpoint, "random" or "package", and the seed) for `load_sam`, of weights that are not a whole SAM.
 
     Raises:
         MissingPathError: the file is not there.
@@ -196,6 +199,8 @@ def find_base(trained: TrainedWeights, checkpoints: Path, given: Path | None) ->
     base = trained.metadata["base"]
     if base["source"] == "random":
         return "random", int(base["seed"])
+    if trained.metadata["model_type"] in PACKAGED_SIZES:
+        return "package", int(base["seed"])
     if given is not None:
         if not given.is_file():
             raise MissingPathError(f"--sam_checkpoint {given}: no such file")
@@ -221,6 +226,12 @@ def _check_base(trained: TrainedWeights, found: BaseWeights) -> None:
         raise UserError(
             f"{trained.path}: the random SAM weights of seed {found.seed} come out differently with this version of "
             "PyTorch; use the version it was trained with (args.json of the run says which), or train again"
+        )
+    if trained.metadata["model_type"] in PACKAGED_SIZES:
+        raise UserError(
+            f"{trained.path}: was trained on {expected['source']} with SHA-256 {expected['sha256'][:12]}... beside "
+            f"random weights of seed {found.seed}, but found {found.sha256[:12]}...; use the versions of PyTorch "
+            "and of the encoder's package that it was trained with (args.json of the run says which), or train again"
         )
     raise UserError(
         f"{trained.path}: was trained on {expected['source']} with SHA-256 {expected['sha256'][:12]}..., but "

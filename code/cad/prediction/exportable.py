@@ -202,18 +202,21 @@ class ExportableSegmenter(nn.Module):
             self.adapter = FoldedConvAdapter(segmenter.conv_adapter, image_size)
             segmenter.conv_adapter = None
         encoder = segmenter.image_encoder
-        assert isinstance(encoder, ImageEncoderViT | SamAdapterEncoder)
-        for block in encoder.blocks:
-            # These differ in `forward` alone, as in attention.py.
-            block.__class__ = ExportableBlock
-            block.attn.__class__ = ExportableAttention
+        if isinstance(encoder, ImageEncoderViT | SamAdapterEncoder):
+            for block in encoder.blocks:
+                # These differ in `forward` alone, as in attention.py.
+                block.__class__ = ExportableBlock
+                block.attn.__class__ = ExportableAttention
         if isinstance(encoder, SamAdapterEncoder):
             encoder.high_frequency = FixedHighFrequency(segmenter.encoder_size)
 
     def forward(self, images: Tensor) -> Tensor:
         """RGB (B, S, S, 3) uint8 -> mask logits (B, 1, S, S)."""
         pixels = images.permute(0, 3, 1, 2).float()
-        embeddings = self.segmenter.image_encoder(normalise_for_encoder(self.resize(pixels)))
+        inputs = normalise_for_encoder(self.resize(pixels), self.segmenter.pixel_mean, self.segmenter.pixel_std)
+        embeddings = self.segmenter.image_encoder(inputs)
+        if self.segmenter.projection is not None:
+            embeddings = self.segmenter.projection(embeddings)
         maps: tuple[Tensor, ...] = ()
         if self.adapter is not None and self.segmenter.adapter_gate is not None:
             details = torch.zeros_like(pixels) if self.high_frequency is None else self.high_frequency(pixels)

@@ -52,13 +52,13 @@ class Progress:
     """What a run has done so far.
 
     Args:
-        seconds, waited: how long it ran, and how long of this the model had nothing to do.
+        seconds, computed: how long it ran until everything was written, and how long of this the model was at work.
     """
 
     written: int = 0
     problems: list[str] = field(default_factory=list)
     seconds: float = 0.0
-    waited: float = 0.0
+    computed: float = 0.0
     interrupted: bool = False
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -153,9 +153,7 @@ def predict_images(predictor: Predictor, images: list[InputImage], results: Pred
     start = time.perf_counter()
     with bar, closing(reading), WriteBehind(max(1, threads), budget) as writing, _first_interrupt(progress):
         while not progress.interrupted:
-            asked = time.perf_counter()
             group = next(reading, None)
-            progress.waited += time.perf_counter() - asked
             if group is None:
                 break
             _predict_group(predictor, group, done, results, writing, bar, progress)
@@ -179,14 +177,15 @@ def _predict_group(
             progress.problems.append(image.problem)
             bar.update()
     readable = [(image, image.prepared) for image in group if image.prepared is not None]
-    for (image, prepared), logits in zip(readable, predictor.logits([one for _, one in readable]), strict=True):
+    start = time.perf_counter()
+    predicted = predictor.logits([prepared for _, prepared in readable])
+    progress.computed += time.perf_counter() - start
+    for (image, prepared), logits in zip(readable, predicted, strict=True):
         if image.source in done:
             continue
 
         write = partial(_write, image, prepared.size, [logits], predictor.settings.threshold_logit, results)
-        asked = time.perf_counter()
         writing.submit(prepared.size[0] * prepared.size[1], write, partial(progress.count_written, bar))
-        progress.waited += time.perf_counter() - asked
 
 
 def _read(predictor: Predictor, with_picture: bool, budget: PixelBudget, source: InputImage) -> ReadImage:
@@ -243,7 +242,7 @@ def summarise(progress: Progress, count: int, done_before: int, results: Predict
     if progress.written:
         speed = (
             f" in {progress.seconds:.1f} s, {progress.written / progress.seconds:.1f} images/s; the model waited for "
-            f"files {100 * progress.waited / progress.seconds:.0f} % of the time"
+            f"files {100 * (1 - progress.computed / progress.seconds):.0f} % of the time"
         )
     before = f", {done_before} were there" if done_before else ""
     print(f"predicted {progress.written} of {count} images{before}{speed}")

@@ -6,7 +6,7 @@ import torch
 
 from cad.errors import UserError
 from cad.files import refuse_existing, write_atomically
-from cad.models.sam import read_weights_file
+from cad.models.sam import SAM_SIZES, read_weights_file
 from cad.models.segmenter import Segmenter
 from cad.models.weights import load_segmenter, read_weights
 from cad.options import PROJECT_ROOT
@@ -22,6 +22,8 @@ def merge(args: argparse.Namespace) -> None:
     refuse_existing(args.output)
     _refuse_whole_sam(args)
     metadata = read_weights(args.checkpoint).metadata
+    if metadata["model_type"] not in SAM_SIZES:
+        raise UserError(f"{args.checkpoint}: was trained on {metadata['model_type']}, which is no SAM to merge it into")
     if metadata["method"] != "decoder":
         raise UserError(
             f"{args.checkpoint}: holds {metadata['method']}, whose adapter has no place in a plain SAM file; use "

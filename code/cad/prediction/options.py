@@ -1,6 +1,7 @@
 """The flags of predict.py."""
 
 import argparse
+import os
 
 from cad.options import (
     OneLineParser,
@@ -82,7 +83,7 @@ def prediction_parser(prog: str, description: str) -> OneLineParser:
     running.add_argument(
         "--num_workers",
         type=count,
-        default=2,
+        default=min(4, os.cpu_count() or 1),
         metavar="N",
         help="threads that read images, and as many that write results; 0 reads in the main one (default: %(default)s)",
     )

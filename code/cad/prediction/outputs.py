@@ -5,7 +5,6 @@ says what the masks were made with; results of different settings are never mixe
 """
 
 import json
-import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,7 @@ from PIL import Image
 from scipy.special import expit
 
 from cad.errors import UserError
-from cad.files import write_atomically, write_json
+from cad.files import unfinished_name, write_atomically, write_json
 from cad.prediction.coco_results import annotate
 from cad.prediction.inputs import InputImage
 from cad.prediction.overlay import draw_overlay
@@ -110,8 +109,8 @@ class PredictionFolder:
         mine = {self.path(kind, image) for kind in SUFFIXES for image in images}
         for folder in self.result_folders:
             for path in folder.rglob(".*.tmp"):
-                final = re.fullmatch(r"\.(.+)\.\d+\.tmp", path.name)
-                if final and path.with_name(final[1]) in mine:
+                unfinished = unfinished_name(path)
+                if unfinished and path.with_name(unfinished[0]) in mine:
                     path.unlink(missing_ok=True)
 
     @property

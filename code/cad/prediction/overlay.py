@@ -35,21 +35,24 @@ def draw_overlay(picture: np.ndarray, mask: np.ndarray) -> np.ndarray:
     if not small.any():
         return picture
     distance = _distance_to_outline(small > 127)
-    inside = np.clip(distance + 0.5, 0, 1)[:, :, None]
-    pixels = picture.astype(np.float32)
-    tinted = pixels * (1 - TINT_SHARE) + np.array(TINT, np.float32) * TINT_SHARE
-    drawn = tinted * inside + pixels * OUTSIDE_BRIGHTNESS * (1 - inside)
+    colour = np.full_like(picture, TINT)
+    drawn = cv2.convertScaleAbs(picture, alpha=OUTSIDE_BRIGHTNESS)
+    cv2.copyTo(cv2.addWeighted(picture, 1 - TINT_SHARE, colour, TINT_SHARE, 0), (distance > 0).view(np.uint8), drawn)
     width = max(1.3, max(small.shape) / 320)
-    for colour, reach, opacity in ((TINT, 1.9 * width, 0.75), (OUTLINE, 0.5 * width, 1.0)):
-        line = np.clip(reach + 0.5 - np.abs(distance), 0, 1)[:, :, None] * opacity
-        drawn = drawn * (1 - line) + np.array(colour, np.float32) * line
-    return drawn.round().astype(np.uint8)
+    lines = ((TINT, 1.9 * width, 0.75), (OUTLINE, 0.5 * width, 1.0))  # colour, reach, opacity; the wider one first
+    near = np.abs(distance) < lines[0][1] + 0.5
+    pixels, away = drawn[near].astype(np.float32), np.abs(distance[near])[:, None]
+    for line_colour, reach, opacity in lines:
+        share = np.clip(reach + 0.5 - away, 0, 1) * opacity
+        pixels += (np.array(line_colour, np.float32) - pixels) * share
+    drawn[near] = pixels.round()
+    return drawn
 
 
 def _distance_to_outline(mask: np.ndarray) -> np.ndarray:
     """How many pixels each pixel's centre is inside the outline, (h, w) float32; negative outside."""
-    inside = cv2.distanceTransform(mask.astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
-    outside = cv2.distanceTransform((~mask).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+    inside = cv2.distanceTransform(mask.astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_5)
+    outside = cv2.distanceTransform((~mask).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_5)
     # The distance is to the next pixel's centre on the other side; the outline is half a pixel before it.
     signed = np.where(mask, inside - 0.5, 0.5 - outside)
     return cv2.GaussianBlur(signed.clip(-FAR, FAR), (0, 0), 1.0)

@@ -15,7 +15,7 @@ from cad.datasets.views import resize_image
 from cad.device import pick_device
 from cad.errors import UserError
 from cad.models.high_resolution import added_to_upscaling
-from cad.models.sam import PIXEL_MEAN, PIXEL_STD
+from cad.models.sam import PIXEL_MEAN, PIXEL_STD, SAM_SIZES
 from cad.models.segmenter import Segmenter
 from cad.models.weights import load_segmenter
 from cad.options import PROJECT_ROOT
@@ -28,6 +28,8 @@ def load_sam_predictor(
     base = None if sam_checkpoint is None else Path(sam_checkpoint).expanduser()
     path = Path(checkpoint).expanduser()
     segmenter, metadata = load_segmenter(path, PROJECT_ROOT / "checkpoints", base, method)
+    if metadata["model_type"] not in SAM_SIZES:
+        raise UserError(f"{path}: was trained on {metadata['model_type']}, which is no SAM and knows no prompts")
     return AdaptedPredictor(segmenter.to(pick_device(device)), metadata["image_size"])
 
 

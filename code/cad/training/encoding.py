@@ -100,9 +100,8 @@ def _encode(
 
 def open_cache(segmenter: Segmenter, base: BaseWeights, args: argparse.Namespace) -> EmbeddingCache:
     """The cache for the embeddings of this encoder, in the folder and type that the flags name."""
-    channels, grid = segmenter.image_positions.shape[1:3]
     folder = args.cache_dir or args.output_dir / "runs" / "embeddings"
-    return EmbeddingCache(folder, (channels, grid, grid), args.cache_dtype, base.sha256, args.precision)
+    return EmbeddingCache(folder, segmenter.embedding_shape, args.cache_dtype, base.sha256, args.precision)
 
 
 def fill_cache(

@@ -35,7 +35,10 @@ REHEARSED_BATCHES = 2
 
 @dataclass
 class Loaders:
-    """Where the batches of a run come from. `sampler` decides what each epoch of training shows."""
+    """Where the batches of a run come from. `sampler` decides what each epoch of training shows.
+
+    A loader without batches is false, as that of a process without a share of few validation images: compare with None.
+    """
 
     train: DataLoader[dict[str, Any]]
     sampler: ViewSampler
@@ -63,7 +66,7 @@ def fit(state: TrainingState, loaders: Loaders, args: argparse.Namespace, run: R
         Interrupted: a signal asked to stop; the state has been saved.
     """
     progress = state.progress
-    scored_on = "validation" if loaders.validation else "training"
+    scored_on = "validation" if loaders.validation is not None else "training"
 
     def after_step() -> None:
         run.resume_file.save_if_due()
@@ -73,7 +76,7 @@ def fit(state: TrainingState, loaders: Loaders, args: argparse.Namespace, run: R
         learning_rate = state.set_learning_rate()
         train_epoch(state, loaders, args, after_step)
         scores = train_scores = progress.means()
-        if loaders.validation:
+        if loaders.validation is not None:
             scores = validate(state, loaders.validation, args, run)
         run.log.log_images("predictions", progress.picture_arrays(), progress.epoch)
         if progress.best.is_beaten_by(scores, validated=loaders.validation is not None):
@@ -85,7 +88,7 @@ def fit(state: TrainingState, loaders: Loaders, args: argparse.Namespace, run: R
                     run.weights, state.segmenter, run.metadata | {"metrics": kept, "seconds_per_epoch": seconds}
                 )
         record: dict[str, Any] = {"epoch": progress.epoch, "train": train_scores, "learning_rate": learning_rate}
-        if loaders.validation:
+        if loaders.validation is not None:
             record["validation"] = scores
         run.log.log(record | {"seconds": progress.epoch_seconds})
         print(epoch_line(record, args.epoch, progress.epoch_seconds, kept=progress.best.epoch == progress.epoch))
@@ -259,7 +262,7 @@ def rehearse(segmenter: Segmenter, loaders: Loaders, args: argparse.Namespace, d
         accumulate_gradients(segmenter, batch, args.batch_size, scaler, args.precision, args.loss)
     for parameter in segmenter.parameters():
         parameter.grad = None
-    if loaders.validation:
+    if loaders.validation is not None:
         evaluate(segmenter, islice(loaders.validation, REHEARSED_BATCHES), device, args.precision)
     for buffer, before in statistics:
         buffer.copy_(before)

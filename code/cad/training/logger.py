@@ -5,12 +5,14 @@ where `wandb sync` can send it later.
 """
 
 import contextlib
+import errno
+import io
 import json
 import netrc
 import os
 import shutil
 from pathlib import Path
-from typing import Any, Protocol, TextIO
+from typing import Any, Protocol
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -109,7 +111,11 @@ class RunLog:
     ) -> None:
         self.folder = folder
         if not (folder / SETTINGS_FILE).exists():
-            write_json(folder / SETTINGS_FILE, {"settings": settings, "versions": installed_versions()})
+            try:
+                write_json(folder / SETTINGS_FILE, {"settings": settings, "versions": installed_versions()})
+            except UserError:
+                folder.rmdir()  # nothing has happened in this run
+                raise
         self._file = open_log(folder, epochs_done)
         self.mode = wandb_mode(wandb_flag)
         resumed = wandb_id is not None
@@ -134,12 +140,15 @@ class RunLog:
 
     def log(self, record: dict[str, Any]) -> None:
         """Append one record of plain values; nested dictionaries become `group/name` in W&B."""
+        line = (json.dumps(record, allow_nan=False) + "\n").encode()
+        whole = os.fstat(self._file.fileno()).st_size
         try:
-            self._file.write(json.dumps(record, allow_nan=False) + "\n")
-            self._file.flush()
+            if self._file.write(line) != len(line):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             os.fsync(self._file.fileno())
         except OSError as error:
-            raise UserError(f"{self._file.name}: cannot be written: {error.strerror}") from error
+            self._file.truncate(whole)  # no part of a line stays
+            raise UserError(f"{self.folder / LOG_FILE}: cannot be written: {error.strerror}") from error
         flat: dict[str, Any] = {}
         for name, value in record.items():
             if isinstance(value, dict):
@@ -154,21 +163,23 @@ class RunLog:
             self._wandb.log({key: [wandb.Image(array, caption=name) for name, array in pictures]}, step=epoch)
 
     def close(self) -> None:
-        with contextlib.suppress(OSError):  # a full disk: what could not be written has been reported
+        with contextlib.suppress(OSError):  # what could not be written has been reported
             self._file.close()
         self._wandb.finish()
         for file in self.folder.glob("wandb/*run-*/logs/*.log"):  # wandb's own notes name the folder they are in
             hide_home_in_file(file)
 
 
-def open_log(folder: Path, epochs_done: int) -> TextIO:
+def open_log(folder: Path, epochs_done: int) -> io.FileIO:
     """Open a run's log behind its first `epochs_done` records, without what follows them, and lock it.
+
+    Unbuffered, so that what could not be written is not written later.
 
     Raises:
         UserError: another process has it, or it holds fewer records.
     """
     path = folder / LOG_FILE
-    file = path.open("a+", encoding="utf-8")
+    file = path.open("a+b", buffering=0)
     if not lock(file):
         file.close()
         raise UserError(f"{folder}: this run is under way in another process")
@@ -176,5 +187,5 @@ def open_log(folder: Path, epochs_done: int) -> TextIO:
     lines = file.readlines()[:epochs_done]
     if len(lines) < epochs_done:
         raise UserError(f"{path}: holds {len(lines)} epochs, the saved state {epochs_done}; start a new run")
-    file.truncate(sum(len(line.encode()) for line in lines))
+    file.truncate(sum(map(len, lines)))
     return file

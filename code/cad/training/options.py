@@ -274,7 +274,8 @@ def _add_image_size(group: argparse._ArgumentGroup) -> None:
         "--image_size",
         type=multiple_of_8,
         metavar="PIXELS",
-        help="side of the adapter's input and of the mask, a multiple of 8 (default: 512; 256 for vit_demo)",
+        help="side of the adapter's input and of the mask, a multiple of 8 "
+        "(default: 512; 256 for vit_demo and efficientnet_lite0)",
     )
 
 
@@ -296,9 +297,9 @@ def resolve_training(args: argparse.Namespace) -> argparse.Namespace:
         raise UserError("--early_stopping needs validation images: set --val_fraction above 0, or --val_image_dir")
     args.epoch = args.epoch or 20
     args.lr = args.lr or 2e-4
-    from cad.models.sam import SAM_SIZES  # imports torch, which a wrong flag should not wait for
+    from cad.models.sam import MODEL_SIZES  # imports torch, which a wrong flag should not wait for
 
-    args.image_size = args.image_size or SAM_SIZES[args.model_type].image_size
+    args.image_size = args.image_size or MODEL_SIZES[args.model_type].image_size
     args.checkpoint = sam_checkpoint_path(args.model_type, args.checkpoint, args.output_dir / "checkpoints")
     check_names(args)
     return args

@@ -20,7 +20,7 @@ from cad.datasets.embedding_cache import CACHE_DTYPES
 from cad.device import total_memory
 from cad.evaluation.table import format_table
 from cad.models.adapter_design import AdapterDesign
-from cad.models.sam import SAM_SIZES, Sam
+from cad.models.sam import MODEL_SIZES, build_empty
 from cad.models.segmenter import Segmenter, count_parameters
 from cad.precision import autocast, gradient_scaler, halve_frozen_weights
 from cad.training.engine import accumulate_gradients
@@ -72,7 +72,7 @@ def predict_peak(args: argparse.Namespace, method: str) -> PeakMemory:
     """
     # On the meta device until the weights are counted, as those of a run are on the CPU until they are halved.
     with torch.device("meta"):
-        sam = Sam(SAM_SIZES[args.model_type])
+        sam = build_empty(args.model_type)
         design = AdapterDesign.from_flags(args)
         segmenter = ValuelessSegmenter(sam, method, args.adapter_execution, args.grad_checkpointing, design)
     del sam
@@ -119,14 +119,14 @@ def _step_peak(segmenter: Segmenter, args: argparse.Namespace, storages: LiveSto
 
 def _batch(segmenter: Segmenter, args: argparse.Namespace) -> dict[str, Tensor]:
     """A batch as the loaders give it; with embeddings where the encoder has been dropped."""
-    side = args.image_size or SAM_SIZES[args.model_type].image_size
+    side = args.image_size or MODEL_SIZES[args.model_type].image_size
     batch = {
         "image": torch.zeros(args.batch_size, 3, side, side, dtype=torch.uint8),
         "mask": torch.zeros(args.batch_size, 1, side, side, dtype=torch.uint8),
     }
     if segmenter.encoder_is_frozen and args.cache:
-        shape = segmenter.image_positions.shape[1:]
-        batch["embedding"] = torch.zeros(args.batch_size, *shape, dtype=CACHE_DTYPES[args.cache_dtype])
+        shape = args.batch_size, *segmenter.embedding_shape
+        batch["embedding"] = torch.zeros(shape, dtype=CACHE_DTYPES[args.cache_dtype])
     return batch
 
 
@@ -222,7 +222,7 @@ def report(args: argparse.Namespace) -> str:
 
 
 def _headline(args: argparse.Namespace) -> str:
-    side = args.image_size or SAM_SIZES[args.model_type].image_size
+    side = args.image_size or MODEL_SIZES[args.model_type].image_size
     return f"predicted, not run: batch {args.batch_size}, {args.precision}, {side} pixels" + (
         "" if args.cache else ", no cache"
     )

@@ -20,7 +20,7 @@ from cad.errors import MissingPathError, UserError
 from cad.files import write_atomically
 from cad.models.sam import read_weights_file
 from cad.models.weights import read_weights
-from cad.options import OneLineParser
+from cad.options import NO_FILE, OneLineParser
 from cad.training.frozen import FrozenParameters
 from cad.training.options import check_names
 from cad.training.state import Best, TrainingState
@@ -169,7 +169,7 @@ def saved_settings(args: argparse.Namespace) -> dict[str, Any]:
     settings = {
         name: str(value.absolute()) if isinstance(value, Path) else value for name, value in sorted(vars(args).items())
     }
-    if args.checkpoint != "random":
+    if args.checkpoint not in NO_FILE:
         settings["checkpoint"] = str(Path(args.checkpoint).expanduser().absolute())
     return settings
 

@@ -71,29 +71,18 @@ def train(args: argparse.Namespace, method: str, saved: SavedRun | None = None) 
     if saved is not None:
         check_saved(saved, about, weights)
         remove_temporary_files(folder, weights.parent)  # of processes that are gone
-    epochs_done = saved.state["progress"]["epoch"] - 1 if saved else 0
-    wandb_id = saved.about["wandb_id"] if saved else None
-    log: RunLog | NoLog = NoLog()
-    if is_first():
-        log = RunLog(folder, settings, args.project_name, args.wandb, args.wandb_details, wandb_id, epochs_done)
+    log = open_log(folder, settings, args, saved)
     about["wandb_id"] = log.wandb_id
     try:
         with StopRequest() as stop:
             loaders = make_loaders(segmenter, base, data, args, device, stop)
             if device.type == "cuda":
                 torch.cuda.reset_peak_memory_stats(device)  # encoding has a peak of its own
-            state = TrainingState(segmenter, args, device)
-            if saved is None:
-                rehearse(segmenter, loaders, args, device)
-            else:
-                state.load_state_dict(saved.state)
-                state.progress.best = latest_best(state, weights)
-                print(
-                    f"resumed {folder.name} in epoch {state.progress.epoch}, after {state.progress.images} images of it"
-                )
+            state = start_state(segmenter, loaders, args, device, saved, weights)
             resume_file = ResumeFile(folder, about, state, args.save_every)
             resume_file.save()
             summary = fit(state, loaders, args, Run(weights, metadata, log, resume_file, stop))
+            del loaders  # ends their processes, which ignore signals: Matplotlib keeps exceptions, and so this frame
     except RuntimeError as error:
         if not is_out_of_memory(error):
             raise
@@ -107,6 +96,37 @@ def train(args: argparse.Namespace, method: str, saved: SavedRun | None = None) 
         resume_file.remove()
         report(folder, settings, metadata | summary, state.progress.picture_arrays())
     return weights
+
+
+def open_log(
+    folder: Path, settings: dict[str, Any], args: argparse.Namespace, saved: SavedRun | None
+) -> RunLog | NoLog:
+    """The log of a run, at the place where a saved run stopped; of several processes the first alone has one."""
+    if not is_first():
+        return NoLog()
+    wandb_id = saved.about["wandb_id"] if saved else None
+    epochs_done = saved.state["progress"]["epoch"] - 1 if saved else 0
+    return RunLog(folder, settings, args.project_name, args.wandb, args.wandb_details, wandb_id, epochs_done)
+
+
+def start_state(
+    segmenter: Segmenter,
+    loaders: Loaders,
+    args: argparse.Namespace,
+    device: torch.device,
+    saved: SavedRun | None,
+    weights: Path,
+) -> TrainingState:
+    """The state that training starts from: a new one, after a rehearsal, or that of the saved run."""
+    state = TrainingState(segmenter, args, device)
+    if saved is None:
+        rehearse(segmenter, loaders, args, device)
+        return state
+    state.load_state_dict(saved.state)
+    progress = state.progress
+    progress.best = latest_best(state, weights)
+    print(f"resumed {saved.folder.name} in epoch {progress.epoch}, after {progress.images} images of it")
+    return state
 
 
 def describe(
@@ -194,6 +214,8 @@ def build_segmenter(args: argparse.Namespace, method: str, device: torch.device)
     if device.type == "mps" and method == "cad" and args.adapter_execution == "lean":
         print("lean adapter: needs float64, which MPS lacks; using the plain one")
         args.adapter_execution = "plain"
+    if processes() > 1 and method == "cad" and args.adapter_execution == "plain":
+        raise UserError("--adapter_execution plain: only the lean one shares BatchNorm statistics between processes")
     design = AdapterDesign.from_flags(args)
     segmenter = Segmenter(sam, method, args.adapter_execution, args.grad_checkpointing, design)
     halve_frozen_weights(segmenter.image_encoder, args.precision)

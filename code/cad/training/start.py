@@ -1,6 +1,7 @@
 """From a command line to a training run: what run_cad.py, run_sa.py and run_decoder.py share."""
 
 import argparse
+import gc
 import os
 import sys
 from collections.abc import Sequence
@@ -29,7 +30,11 @@ def run_training_script(prog: str, description: str, method: str, argv: Sequence
             flags, saved = resumed or (resolved or resolve_training(args), None)
             train(flags, method, saved)
 
-    return run_script(body)
+    exit_code = run_script(body)
+    # Loaders are in reference cycles, and with them their workers, which ignore the SIGTERM by which Python would end
+    # them.
+    gc.collect()
+    return exit_code
 
 
 def start_a_process_per_gpu(args: argparse.Namespace) -> None:

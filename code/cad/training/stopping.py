@@ -49,6 +49,9 @@ class StopRequest:
 
 
 def ignore_in_worker(_: int) -> None:
-    """For the processes that read images: a signal to the whole group is for the process that trains to answer."""
-    for number in StopRequest.SIGNALS:
-        signal.signal(number, signal.SIG_IGN)
+    """For the processes that read images: a signal to the whole group is for the process that trains to answer.
+
+    A second SIGTERM ends them: Python sends them at its exit, and waits for ever for a process that ignores all.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda number, _: signal.signal(number, signal.SIG_DFL))

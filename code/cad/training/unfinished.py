@@ -8,7 +8,7 @@ import fcntl
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TextIO
+from typing import IO, Any
 
 RESUME_FILE = "resume.pth"
 LOG_FILE = "log.jsonl"
@@ -43,7 +43,7 @@ def unfinished_runs(runs: Path) -> list[UnfinishedRun]:
     return found
 
 
-def lock(file: TextIO) -> bool:
+def lock(file: IO[Any]) -> bool:
     """Lock an open file until it is closed or the process ends; False where another process has it locked."""
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

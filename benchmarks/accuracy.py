@@ -1,0 +1,246 @@
+r"""Accuracy of several methods on one data set, each trained with several seeds, beside the memory that training takes.
+
+python benchmarks/accuracy.py --train_image_dir train/image --train_mask_dir train/mask \
+    --test_image_dir test/image --test_mask_dir test/mask --output_dir accuracy --quick     # a first look
+python benchmarks/accuracy.py ... --output_dir accuracy --seeds 3 --epochs 8 --methods decoder cad
+python benchmarks/accuracy.py --test_image_dir test/image --test_mask_dir test/mask --output_dir accuracy \
+    --from_weights cad=a.pth,b.pth,c.pth decoder=d.pth,e.pth,f.pth                       # trained earlier
+python benchmarks/accuracy.py ... --output_dir accuracy --model_type vit_demo --methods cad sam_adapter zero_shot
+
+Writes table.md, metrics.json and figure.png to the output folder. Every number is the mean over the seeds; in brackets
+is its 95 % bootstrap interval over test images, behind it the standard deviation over seeds; differences are paired by
+image (see code/cad/evaluation/seeds.py). Memory is predicted (code/memory.py). A run that is finished in the output
+folder is not trained again, and one that was cut off is resumed: the same command goes on. The last line is JSON.
+"""
+
+import argparse
+import json
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "code"))
+
+import numpy as np
+from accuracy_report import Found, write_report
+
+from cad.datasets.pairs import Pair, check_pairs, find_pairs
+from cad.device import pick_device
+from cad.errors import UserError, run_script
+from cad.evaluation.compared import Compared, find_compared
+from cad.evaluation.comparison import choose_protocol, describe_protocol, find_test_pairs
+from cad.evaluation.intervals import Scores
+from cad.evaluation.kept_maps import KeptMaps
+from cad.evaluation.options import evaluation_parser
+from cad.evaluation.scoring import Machine, Protocol, score_method
+from cad.evaluation.scoring_pool import ScoringPool
+from cad.files import write_atomically, write_json
+from cad.models.sam import hash_file
+from cad.options import (
+    MODEL_TYPES,
+    PACKAGED_TYPES,
+    PROJECT_ROOT,
+    OneLineParser,
+    add_machine_flags,
+    count,
+    multiple_of_8,
+    positive_float,
+    positive_int,
+    user_path,
+)
+
+# Every configuration: the method that it trains, and the flags of training that make it what it is.
+CONFIGURATIONS: dict[str, tuple[str, list[str]]] = {
+    "decoder": ("decoder", []),
+    "cad": ("cad", []),
+    "sam_adapter": ("sam_adapter", []),
+    "cad_hires": ("cad", ["--adapter", "cad_hires"]),
+    "cad_scale1": ("cad", ["--adapter_scale", "1.0"]),
+    "cad_hires_scale1": ("cad", ["--adapter", "cad_hires", "--adapter_scale", "1.0"]),
+    "cad_channel": ("cad", ["--adapter_gate", "channel"]),
+    "cad_hires_channel": ("cad", ["--adapter", "cad_hires", "--adapter_gate", "channel"]),
+    # A projected embedding starts with a standard deviation of 1: 0.1 would start as cad, and 1 as cad_scale1.
+    "cad_relative": ("cad", ["--adapter_gate", "relative", "--adapter_scale", "0.5"]),
+}
+SCRIPTS = {"cad": "run_cad.py", "decoder": "run_decoder.py", "sam_adapter": "run_sa.py"}
+FULL = {"seeds": 3, "epochs": 8, "train_images": None, "test_images": None}
+QUICK = {"seeds": 2, "epochs": 4, "train_images": 96, "test_images": 48}
+# A mask decoder that starts from random weights learns little at training's default, which is for pretrained ones.
+SCRATCH_LR = 2e-3
+FROM_SCRATCH = ("vit_demo", *PACKAGED_TYPES)
+FIRST_SEED = 21  # the default of training
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Trained weights of a configuration. `path` is None for zero_shot; `number` tells seeds apart in file names."""
+
+    configuration: str
+    number: int
+    path: Path | None
+
+
+def read_arguments(argv: list[str] | None = None) -> argparse.Namespace:
+    """The flags, with what --quick means filled in."""
+    parser = OneLineParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for part in ("train", "test"):
+        parser.add_argument(f"--{part}_image_dir", type=user_path, metavar="DIR", required=part == "test")
+        parser.add_argument(f"--{part}_mask_dir", type=user_path, metavar="DIR", required=part == "test")
+    parser.add_argument("--output_dir", type=user_path, metavar="DIR", required=True)
+    parser.add_argument("--methods", nargs="+", choices=(*CONFIGURATIONS, "zero_shot"), default=[])
+    parser.add_argument(
+        "--from_weights", nargs="+", type=named_weights, default=[], metavar="NAME=FILE,FILE", help="trained earlier"
+    )
+    parser.add_argument("--model_type", choices=MODEL_TYPES, default="efficientnet_lite0")
+    parser.add_argument("--checkpoint", metavar="FILE", help="SAM's weights, as of training")
+    parser.add_argument("--image_size", type=multiple_of_8, metavar="PIXELS", help="as of training")
+    parser.add_argument("--seeds", type=positive_int, metavar="N", help=f"trainings of each (default: {FULL['seeds']})")
+    parser.add_argument("--epochs", type=positive_int, metavar="N", help=f"of each (default: {FULL['epochs']})")
+    parser.add_argument("--lr", type=positive_float, help=f"as of training, but {SCRATCH_LR} for {FROM_SCRATCH}")
+    parser.add_argument("--quick", action="store_true", help=f"a first look within 10 minutes on two cores: {QUICK}")
+    parser.add_argument("--num_workers", type=count, default=2, metavar="N", help="processes that read and score")
+    add_machine_flags(parser.add_argument_group("running"))
+    args = parser.parse_args(argv)
+    for name, value in (QUICK if args.quick else FULL).items():
+        setattr(args, name, getattr(args, name, None) or value)
+    if args.model_type in FROM_SCRATCH:
+        args.lr = args.lr or SCRATCH_LR
+    if not args.methods and not args.from_weights:
+        args.methods = ["decoder", "cad"]
+    if set(args.methods) - {"zero_shot"} and not (args.train_image_dir and args.train_mask_dir):
+        parser.error("training needs --train_image_dir and --train_mask_dir")
+    return args
+
+
+def named_weights(text: str) -> tuple[str, list[Path]]:
+    """`NAME=A.pth,B.pth` -> (NAME, paths)."""
+    name, _, paths = text.partition("=")
+    if not re.fullmatch(r"[\w-]+", name) or not all(paths.split(",")):
+        raise argparse.ArgumentTypeError(f"expected NAME=FILE,FILE,... with a name of letters, found {text!r}")
+    return name, [user_path(path) for path in paths.split(",")]
+
+
+def main() -> None:
+    args = read_arguments()
+    args.output_dir.mkdir(parents=True, exist_ok=True)
+    test = args.test_image_dir, args.test_mask_dir
+    if args.test_images:
+        test = some_pairs(*test, args.test_images, args.output_dir / "quick" / "test")
+    # Seeds outside, since the configurations of a seed share its views and so the cached embeddings.
+    trained = [
+        Weights(name, seed, trained_weights(args, name, seed))
+        for seed in range(FIRST_SEED, FIRST_SEED + args.seeds)
+        for name in args.methods
+        if name != "zero_shot"
+    ]
+    weights = trained + [
+        Weights(name, number, path) for name, paths in args.from_weights for number, path in enumerate(paths)
+    ]
+    if "zero_shot" in args.methods:
+        weights.append(Weights("zero_shot", 0, None))
+    scored, protocol = score(weights, test, args)
+    metrics = write_report(args.output_dir, scored, protocol)
+    print((args.output_dir / "table.md").read_text())
+    print(json.dumps({"benchmark": "accuracy", "output_dir": str(args.output_dir), **metrics}))
+
+
+def trained_weights(args: argparse.Namespace, name: str, seed: int) -> Path:
+    """Train a configuration with a seed, unless that is done, and return its weights.
+
+    Raises:
+        UserError: the folder holds a run of other flags.
+    """
+    method, extra = CONFIGURATIONS[name]
+    folder = args.output_dir / "runs" / f"{name}-seed{seed}"
+    data = args.train_image_dir, args.train_mask_dir
+    if args.train_images:
+        data = some_pairs(*data, args.train_images, args.output_dir / "quick" / "train")
+    flags = ["--train_image_dir", str(data[0].absolute()), "--train_mask_dir", str(data[1].absolute())]
+    flags += ["--model_type", args.model_type, "--epoch", str(args.epochs), "--seed", str(seed), *extra]
+    flags += ["--lr", str(args.lr)] if args.lr else []
+    flags += ["--image_size", str(args.image_size)] if args.image_size else []
+    flags += ["--checkpoint", args.checkpoint] if args.checkpoint else []
+    finished = folder / "finished.json"
+    if finished.is_file():
+        done = json.loads(finished.read_text())
+        if done["flags"] != flags:
+            raise UserError(f"{folder}: was trained with other flags ({' '.join(done['flags'])}); use another folder")
+        return folder / done["weights"]
+    print(f"\n{name}, seed {seed}", flush=True)
+    of_machine = ["--num_workers", str(args.num_workers), "--device", args.device, "--wandb", "disabled"]
+    of_machine += ["--output_dir", str(folder), "--cache_dir", str(args.output_dir / "embeddings")]
+    # A process of its own frees all that a run held before the next one starts.
+    command = [sys.executable, str(PROJECT_ROOT / "code" / SCRIPTS[method]), *flags, *of_machine, "--resume", "auto"]
+    if subprocess.run(command, check=False).returncode:
+        raise UserError(f"{name}, seed {seed}: training stopped; the same command goes on from there")
+    (summary,) = (folder / "runs").glob("*/summary.json")
+    weights = json.loads(summary.read_text())["weights"]
+    write_json(finished, {"flags": flags, "weights": weights})
+    return folder / weights
+
+
+def some_pairs(image_dir: Path, mask_dir: Path, number: int, folder: Path) -> tuple[Path, Path]:
+    """Copy so many pairs, evenly spread over the names, below `folder`; return their folders."""
+    pairs = find_pairs(image_dir, mask_dir)
+    chosen = [pairs[int(place)] for place in np.linspace(0, len(pairs) - 1, min(number, len(pairs)))]
+    for part in ("image", "mask"):
+        (folder / part).mkdir(parents=True, exist_ok=True)
+        for pair in chosen:
+            source: Path = getattr(pair, part)
+            if not (folder / part / source.name).is_file():
+                shutil.copyfile(source, folder / part / source.name)
+    return folder / "image", folder / "mask"
+
+
+def score(
+    weights: list[Weights], test: tuple[Path, Path], args: argparse.Namespace
+) -> tuple[dict[str, list[Found]], dict[str, Any]]:
+    """Score all weights on the test set by the same protocol: by configuration, and the protocol in plain values."""
+    flags = ["--test_image_dir", str(test[0]), "--test_mask_dir", str(test[1]), "--num_workers", str(args.num_workers)]
+    paths = [str(one.path) for one in weights if one.path]
+    flags += ["--checkpoint", *paths] if paths else ["--model_type", args.model_type]
+    flags += ["--method", "zero_shot"] if len(paths) < len(weights) else []
+    flags += ["--sam_checkpoint", args.checkpoint] if args.checkpoint else []
+    of_evaluation = evaluation_parser("accuracy.py", "").parse_args([*flags, "--device", args.device])
+    compared = find_compared(of_evaluation)
+    pairs = find_test_pairs(of_evaluation, compared)
+    protocol = choose_protocol(of_evaluation, compared)
+    check_pairs(pairs, mask_threshold=protocol.mask_threshold)
+    scored: dict[str, list[Found]] = {}
+    with ScoringPool(args.num_workers) as pool:
+        machine = Machine(pick_device(args.device), of_evaluation.batch_size, args.num_workers, pool)
+        for one, method in zip(weights, compared, strict=True):
+            file = args.output_dir / "scores" / f"{one.configuration}-{one.number}.npz"
+            scores = kept_scores(file, method, pairs, protocol, machine)
+            scored.setdefault(one.configuration, []).append(Found(method, scores))
+    return scored, describe_protocol(protocol, pairs, compared, of_evaluation)
+
+
+def kept_scores(file: Path, method: Compared, pairs: list[Pair], protocol: Protocol, machine: Machine) -> Scores:
+    """The scores in the file, or, where there are none of these weights, images and protocol, new ones, kept there."""
+    of_weights = method.metadata["base"] if method.method == "zero_shot" else hash_file(Path(method.weights))
+    images = [[pair.name, pair.image.stat().st_size, pair.mask.stat().st_size] for pair in pairs]
+    about = json.dumps({"weights": of_weights, "images": images, "protocol": vars(protocol)})
+    if file.is_file():
+        with np.load(file) as kept:
+            if str(kept["about"]) == about:
+                values = {name.removeprefix("value_"): kept[name] for name in kept.files if name.startswith("value_")}
+                return Scores(values, kept["e_curves"], kept["counts"])
+    with tempfile.TemporaryDirectory() as folder:
+        maps = KeptMaps(Path(folder), save_masks=False)
+        segmenter = method.load().to(machine.device)
+        scores = score_method(segmenter, method.label, method.metadata["image_size"], pairs, protocol, machine, maps)
+    arrays = {f"value_{name}": values for name, values in scores.values.items()}
+    arrays |= {"e_curves": scores.e_curves, "counts": scores.counts, "about": np.array(about)}
+    file.parent.mkdir(exist_ok=True)
+    write_atomically(file, lambda opened: np.savez_compressed(opened, **arrays))
+    return scores
+
+
+if __name__ == "__main__":
+    sys.exit(run_script(main))

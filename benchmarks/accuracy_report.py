@@ -1,0 +1,192 @@
+"""The table, the numbers and the figure of benchmarks/accuracy.py."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cad.evaluation.compared import Compared
+from cad.evaluation.figures import ACCENT, INK, MUTED, new_figure, save_figure
+from cad.evaluation.intervals import Scores
+from cad.evaluation.measures import MEASURES
+from cad.evaluation.results import Difference, Estimate
+from cad.evaluation.seeds import SeedEstimate, compare_seeds, summarise_seeds
+from cad.evaluation.table import digits_of, markdown_text, protocol_line, with_interval
+from cad.files import hide_home, write_atomically, write_json
+from cad.training.options import memory_parser
+from cad.training.peak_memory import predict_peak
+
+DRAWN = ("iou", "ber_pooled")
+
+
+@dataclass(frozen=True)
+class Found:
+    """The scores of one training, or of SAM as it is."""
+
+    method: Compared
+    scores: Scores
+
+
+@dataclass(frozen=True)
+class Row:
+    """What is reported of a configuration. Memory in MiB and time are None where its weights do not tell."""
+
+    metrics: dict[str, SeedEstimate]
+    weights: list[str]
+    trainable_parameters: int | None
+    train_peak_mib: float | None
+    seconds_per_epoch: float | None
+
+    @property
+    def seeds(self) -> int:
+        return len(self.weights)
+
+
+def write_report(folder: Path, scored: dict[str, list[Found]], protocol: dict[str, Any]) -> dict[str, Any]:
+    """Write table.md, metrics.json and figure.png; return the content of metrics.json."""
+    runs = {name: [one.scores for one in found] for name, found in scored.items()}
+    rows = {name: summarise_configuration(found, protocol["seed"]) for name, found in scored.items()}
+    differences = compare_seeds(runs, protocol["seed"])
+    metrics = as_json(rows, differences, protocol)
+    write_json(folder / "metrics.json", metrics)
+    table = markdown(rows, differences, protocol)
+    write_atomically(folder / "table.md", lambda file: file.write(table.encode()))
+    write_figure(folder / "figure.png", rows)
+    return metrics
+
+
+def summarise_configuration(found: list[Found], seed: int) -> Row:
+    """The metrics of one configuration over its seeds, with what its weights say of their training."""
+    metadata = [one.method.metadata for one in found]
+    seconds = [one["seconds_per_epoch"] for one in metadata if "seconds_per_epoch" in one]
+    return Row(
+        summarise_seeds([one.scores for one in found], seed),
+        [hide_home(one.method.weights) for one in found],
+        metadata[0].get("trainable_parameters"),
+        predicted_mib(metadata[0]),
+        float(np.mean(seconds)) if seconds else None,
+    )
+
+
+def predicted_mib(metadata: Mapping[str, Any]) -> float | None:
+    """The predicted peak of a training step with the settings that the weights were trained with."""
+    if "settings" not in metadata:
+        return None
+    args = memory_parser("accuracy.py", "").parse_args(["--method", metadata["method"]])
+    for name in vars(args):
+        setattr(args, name, metadata["settings"].get(name, getattr(args, name)))
+    return predict_peak(args, metadata["method"]).train_mib
+
+
+def as_json(rows: dict[str, Row], differences: list[Difference], protocol: dict[str, Any]) -> dict[str, Any]:
+    """Plain values of everything that was found."""
+    return {
+        "protocol": protocol,
+        "configurations": {
+            name: {
+                "weights": row.weights,
+                "trainable_parameters": row.trainable_parameters,
+                "train_peak_mib": row.train_peak_mib,
+                "seconds_per_epoch": row.seconds_per_epoch,
+                "metrics": {
+                    metric: plain(one.mean) | {"of_seeds": one.of_seeds, "spread": one.spread}
+                    for metric, one in row.metrics.items()
+                },
+            }
+            for name, row in rows.items()
+        },
+        "differences": [
+            {"metric": one.metric, "first": one.first, "second": one.second, "verdict": one.verdict}
+            | plain(one.estimate)
+            for one in differences
+        ],
+    }
+
+
+def plain(estimate: Estimate) -> dict[str, Any]:
+    return {"value": estimate.value, "ci": estimate.ci and list(estimate.ci)}
+
+
+def markdown(rows: dict[str, Row], differences: list[Difference], protocol: dict[str, Any]) -> str:
+    """Metrics, memory and time as rows, configurations as columns; then the differences; then how they were found."""
+    lines = [f"| metric | {' | '.join(map(markdown_text, rows))} |", "|---" * (len(rows) + 1) + "|"]
+
+    def line(title: str, cells: list[str]) -> None:
+        lines.append(f"| {title} | {' | '.join(cells)} |")
+
+    for name, measure in MEASURES.items():
+        line(f"{measure.title} {measure.arrow}", [cell(row.metrics[name], name) for row in rows.values()])
+    line("trained parameters", [number(row.trainable_parameters) for row in rows.values()])
+    line("training step, MiB (predicted)", [number(row.train_peak_mib) for row in rows.values()])
+    line("s/epoch", [number(row.seconds_per_epoch, 1) for row in rows.values()])
+    line("seeds", [str(row.seeds) for row in rows.values()])
+    if differences:
+        lines += ["", "| metric | first | second | first minus second | first is |", "|---|---|---|---|---|"]
+    for one in differences:
+        labels = f"{markdown_text(one.first)} | {markdown_text(one.second)}"
+        found = with_interval(one.estimate, one.metric, signed=True)
+        lines.append(f"| {MEASURES[one.metric].title} | {labels} | {found} | {one.verdict} |")
+    how = "Means over seeds, ± the standard deviation over seeds; differences are paired by image, seeds averaged."
+    return "\n".join([*lines, "", f"{protocol_line(protocol)} {how}", ""])
+
+
+def cell(found: SeedEstimate, metric: str) -> str:
+    spread = "" if found.spread is None else f" ± {found.spread:.{digits_of(metric)}f}"
+    return with_interval(found.mean, metric) + spread
+
+
+def number(value: float | None, digits: int = 0) -> str:
+    return "-" if value is None else f"{value:,.{digits}f}"
+
+
+def write_figure(path: Path, rows: dict[str, Row]) -> None:
+    """Accuracy over the memory of training: means with their intervals, a small ring a seed; SAM as it is as a line."""
+    figure = new_figure(7.0, 3.0)
+    figure.subplots_adjust(left=0.075, right=0.985, bottom=0.23, top=0.9, wspace=0.2)
+    for axes, metric in zip(figure.subplots(1, len(DRAWN)), DRAWN, strict=True):
+        draw_metric(axes, rows, metric)
+    meaning = "dot: mean over seeds; bar: its 95 % interval over test images; rings: single seeds"
+    figure.text(0.985, 0.03, meaning, fontsize=6.5, color=MUTED, ha="right")
+    save_figure(figure, path)
+
+
+def draw_metric(axes: Any, rows: dict[str, Row], metric: str) -> None:
+    """One panel: a point for each configuration, named beside it."""
+    for name, row in rows.items():
+        found = row.metrics[metric]
+        if found.mean.value is None:
+            continue
+        if row.train_peak_mib is None:
+            axes.axhline(found.mean.value, color=MUTED, linewidth=0.8, dashes=(4, 3))
+            place, style = (0.02, found.mean.value), {"fontsize": 7.5, "color": MUTED}
+            axes.annotate(name, place, (0, 3), axes.get_yaxis_transform(), "offset points", **style)
+        else:
+            draw_point(axes, name, row, found)
+    largest = max((row.train_peak_mib or 0 for row in rows.values()), default=0)
+    axes.set_xlim(0, 1.4 * largest or 1)  # room for the names
+    measure = MEASURES[metric]
+    axes.set_title(f"{measure.title} {measure.arrow}", fontsize=9, loc="left", color=INK, pad=8)
+    axes.set_xlabel("peak memory of a training step, MiB (predicted)", fontsize=7.5, color=MUTED)
+    axes.tick_params(labelsize=7, color="#b0b0b0", labelcolor=MUTED, length=2, width=0.6)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    for side in ("left", "bottom"):
+        axes.spines[side].set(color="#b0b0b0", linewidth=0.6)
+
+
+def draw_point(axes: Any, name: str, row: Row, found: SeedEstimate) -> None:
+    """The mean of one configuration with its interval; its seeds to the left, its name to the right."""
+    from matplotlib.transforms import ScaledTranslation
+
+    colour = ACCENT if name.startswith("cad") else INK
+    low, high = found.mean.ci or (found.mean.value, found.mean.value)
+    axes.plot([row.train_peak_mib] * 2, [low, high], color=colour, linewidth=1.1, solid_capstyle="butt", zorder=2)
+    axes.plot(row.train_peak_mib, found.mean.value, "o", color=colour, markersize=5, markeredgewidth=0, zorder=4)
+    of_seeds = [value for value in found.of_seeds if value is not None] if row.seeds > 1 else []
+    left = axes.transData + ScaledTranslation(-7 / 72, 0, axes.figure.dpi_scale_trans)
+    style = {"markersize": 2.8, "markeredgecolor": colour, "markerfacecolor": "white", "markeredgewidth": 0.7}
+    axes.plot([row.train_peak_mib] * len(of_seeds), of_seeds, "o", transform=left, zorder=5, **style)
+    style = {"fontsize": 8, "color": colour, "va": "center"}
+    axes.annotate(name, (row.train_peak_mib, found.mean.value), (7, 0), textcoords="offset points", **style)
