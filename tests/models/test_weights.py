@@ -3,6 +3,7 @@ import torch
 from golden_values import assert_close
 
 from cad.errors import MissingPathError, UserError
+from cad.models.adapter_design import AdapterDesign
 from cad.models.sam import SAM_SIZES, build_random_sam, load_sam
 from cad.models.segmenter import Segmenter
 from cad.models.weights import load_segmenter, publish, read_weights, save_weights
@@ -10,18 +11,18 @@ from cad.models.weights import load_segmenter, publish, read_weights, save_weigh
 IMAGES = torch.randint(0, 256, (1, 3, 64, 64), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 
 
-def trained_segmenter(method, checkpoint="random", seed=1):
+def trained_segmenter(method, checkpoint="random", seed=1, **design):
     """A demo segmenter whose adapter and BatchNorm statistics are no longer the initial ones, and its metadata."""
     torch.manual_seed(seed)
     sam, base = load_sam("vit_demo", checkpoint, seed)
-    segmenter = Segmenter(sam, method)
+    segmenter = Segmenter(sam, method, design=AdapterDesign(**design))
     with torch.no_grad():
         for parameter in segmenter.parameters():
             if parameter.requires_grad:
                 parameter.add_(0.02 * torch.randn_like(parameter))
     segmenter.train()(IMAGES)
     metadata = {"method": method, "model_type": "vit_demo", "image_size": 64, "base": base.as_metadata(), "demo": False}
-    return segmenter.eval(), metadata
+    return segmenter.eval(), metadata | design
 
 
 @pytest.fixture(params=["cad", "sam_adapter"])
@@ -37,6 +38,34 @@ def test_saved_weights_give_the_same_logits(tmp_path, method):
     assert not loaded.training
     with torch.no_grad():
         assert torch.equal(loaded(IMAGES), segmenter(IMAGES))
+
+
+@pytest.mark.parametrize(
+    "design",
+    [
+        {"adapter": "cad_hires"},
+        {"adapter_gate": "scalar", "adapter_scale": 0.5},
+        {"adapter_gate": "channel"},
+        {"adapter_gate": "relative", "adapter_scale": 0.3},
+        {"high_frequency": False},
+    ],
+)
+def test_weights_load_into_the_adapter_that_they_are_of(tmp_path, design):
+    segmenter, metadata = trained_segmenter("cad", **design)
+    save_weights(tmp_path / "w.pth", segmenter, metadata)
+    loaded, found = load_segmenter(tmp_path / "w.pth", tmp_path)
+    assert found == metadata and loaded.design == AdapterDesign(**design)
+    with torch.no_grad():
+        assert torch.equal(loaded(IMAGES), segmenter(IMAGES))
+
+
+@pytest.mark.parametrize("claimed", ["cad", "cad_hires"])
+def test_weights_of_another_adapter_than_the_metadata_say_are_refused(tmp_path, claimed):
+    segmenter, metadata = trained_segmenter("cad", adapter="cad" if claimed == "cad_hires" else "cad_hires")
+    save_weights(tmp_path / "w.pth", segmenter, metadata | {"adapter": claimed})
+    problem = "missing" if claimed == "cad_hires" else "unknown"
+    with pytest.raises(UserError, match=rf"2 (tensors )?are {problem} .first: conv_adapter.hires1.weight"):
+        load_segmenter(tmp_path / "w.pth", tmp_path)
 
 
 def test_exactly_the_trained_tensors_are_saved(tmp_path, method):
@@ -135,6 +164,8 @@ def test_incomplete_or_foreign_files_are_refused(tmp_path):
         ({"version": 99}, "format version 99, expected 1"),
         ({"metadata": None}, "the metadata are missing"),
         ({"metadata": metadata | {"method": "lora"}}, "method is 'lora', expected one of cad, sam_adapter"),
+        ({"metadata": metadata | {"adapter": "lora"}}, "w.pth: adapter is 'lora', expected one of cad, cad_hires"),
+        ({"metadata": metadata | {"adapter_scale": "1"}}, "adapter_scale is '1', expected a number above 0"),
         ({"metadata": metadata | {"base": {}}}, "do not name the SAM weights"),
         ({"metadata": metadata | {"image_size": None}}, "the metadata lack image_size or demo"),
         ({"state": None}, "the trained tensors are missing"),

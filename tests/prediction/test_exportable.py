@@ -39,16 +39,26 @@ def test_the_folded_adapter_is_the_plain_one_in_eval_mode(image_size):
     with torch.no_grad():
         adapter.train()(inputs)
         expected = adapter.eval()(inputs)
-        found = FoldedConvAdapter(adapter, image_size)(inputs)
+        found = FoldedConvAdapter(adapter, image_size)(inputs).embedding
     assert expected.std() > 0.1
     assert (found - expected).abs().max() < 1e-5
 
 
-@pytest.mark.parametrize("method", ["cad", "sam_adapter", "decoder"])
-@pytest.mark.parametrize("image_size", [64, 256])
-def test_equals_the_segmenter_and_leaves_it_alone(method, image_size, monkeypatch):
+@pytest.mark.parametrize(
+    ("method", "design"),
+    [
+        ("cad", {}),
+        ("cad", {"adapter": "cad_hires"}),
+        ("cad", {"adapter": "cad_hires", "adapter_gate": "channel", "high_frequency": False}),
+        ("cad", {"adapter_gate": "relative", "adapter_scale": 0.5}),
+        ("sam_adapter", {}),
+        ("decoder", {}),
+    ],
+)
+@pytest.mark.parametrize("image_size", [64, 256])  # where the path's maps are enlarged, and where they shrink
+def test_equals_the_segmenter_and_leaves_it_alone(method, design, image_size, monkeypatch):
     monkeypatch.setattr(exportable, "MOST_QUERIES", 100)  # of 256: parts that do not divide them
-    segmenter, _ = trained_segmenter(method, image_size)
+    segmenter, _ = trained_segmenter(method, image_size, **design)
     images = torch.from_numpy(random_images(2, image_size))
     with torch.no_grad():
         expected = segmenter(images.permute(0, 3, 1, 2))

@@ -17,15 +17,17 @@ from cad.prediction.onnx_model import OnnxModel
 
 
 @pytest.mark.parametrize(
-    ("method", "image_size"),
+    ("method", "image_size", "design"),
     [
-        ("cad", 64),
-        ("sam_adapter", 64),
-        *(pytest.param(method, 256, marks=pytest.mark.slow) for method in ("cad", "sam_adapter", "decoder")),
+        ("cad", 64, {}),
+        pytest.param("cad", 64, {"adapter": "cad_hires", "adapter_gate": "relative"}, marks=pytest.mark.slow),
+        ("sam_adapter", 64, {}),
+        *(pytest.param(method, 256, {}, marks=pytest.mark.slow) for method in ("cad", "sam_adapter", "decoder")),
+        pytest.param("cad", 256, {"adapter": "cad_hires", "high_frequency": False}, marks=pytest.mark.slow),
     ],
 )
-def test_the_exported_model_gives_the_segmenters_logits_at_every_batch_size(tmp_path, method, image_size):
-    segmenter, metadata = trained_segmenter(method, image_size)
+def test_the_exported_model_gives_the_segmenters_logits_at_every_batch_size(tmp_path, method, image_size, design):
+    segmenter, metadata = trained_segmenter(method, image_size, **design)
     metadata["settings"] = {"train_image_dir": "/home/someone/images"}
     path = tmp_path / "model.onnx"
     agreement = export_onnx(path, segmenter, metadata, comparison_images(None, image_size))
@@ -104,9 +106,9 @@ def test_a_wrong_part_is_found(tmp_path, monkeypatch, part):
     if part == "resize":
         monkeypatch.setattr(exportable.FixedResize, "forward", lambda self, x: torch.zeros(2, 3, 256, 256))
     elif part == "adapter":
-        monkeypatch.setattr(exportable, "ADAPTER_SCALE", 2.0)
+        monkeypatch.setattr(exportable, "divide_by_peak", lambda x: x)
     else:
-        monkeypatch.setattr(exportable, "normalise_for_encoder", lambda x: x * float("nan"))
+        monkeypatch.setattr(exportable, "normalise_for_encoder", lambda x, *_: x * float("nan"))
     with pytest.raises(UserError, match="not written, since onnxruntime"):
         export_onnx(tmp_path / "model.onnx", segmenter, metadata, random_images(3, 64))
     assert list(tmp_path.iterdir()) == []

@@ -6,16 +6,18 @@ import torch
 from trained import random_images, trained_file, trained_segmenter
 
 import cad
-from cad.errors import MissingPathError
+from cad.errors import MissingPathError, UserError
 from cad.prediction.sam_predictor import AdaptedPredictor
 
 METHODS = ["cad", "sam_adapter", "decoder"]
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(
+    ("method", "design"), [*((method, {}) for method in METHODS), ("cad", {"adapter": "cad_hires"})]
+)
 @pytest.mark.parametrize("image_size", [64, 256])
-def test_a_box_over_the_whole_image_gives_exactly_the_segmenters_logits(method, image_size):
-    segmenter, _ = trained_segmenter(method, image_size)
+def test_a_box_over_the_whole_image_gives_exactly_the_segmenters_logits(method, design, image_size):
+    segmenter, _ = trained_segmenter(method, image_size, **design)
     predictor = AdaptedPredictor(segmenter, image_size)
     assert isinstance(predictor, segment_anything.SamPredictor)
     image = random_images(1, image_size)[0]
@@ -90,6 +92,23 @@ def test_masks_of_everything():
     squashed = generator.generate(image)
     for records in (padded, squashed):
         assert records and all(record["segmentation"].shape == (64, 96) for record in records)
+
+
+def test_the_high_resolution_path_serves_every_prompt_but_not_sams_own_predictor():
+    segmenter, _ = trained_segmenter("cad", 64, adapter="cad_hires")
+    predictor = AdaptedPredictor(segmenter, 64)
+    predictor.set_image(random_images(1, 64)[0])
+    boxes = torch.tensor([[0.0, 0.0, 256.0, 256.0], [20.0, 30.0, 90.0, 200.0]])  # in pixels of the encoder's input
+    together, _, _ = predictor.predict_torch(None, None, boxes, multimask_output=False, return_logits=True)
+    alone = [predictor.predict_torch(None, None, box[None], None, False, return_logits=True)[0] for box in boxes]
+    assert (together - torch.cat(alone)).abs().max() < 1e-5
+    generator = segment_anything.SamAutomaticMaskGenerator(
+        predictor.model, points_per_side=2, pred_iou_thresh=-10, stability_score_thresh=0, box_nms_thresh=1.0
+    )
+    with pytest.raises(UserError, match=r"use the predictor of cad.sam_predictor .*generator.predictor = predictor"):
+        generator.generate(random_images(1, 64)[0])
+    generator.predictor = predictor
+    assert generator.generate(random_images(1, 64)[0])
 
 
 def test_from_a_file(tmp_path):

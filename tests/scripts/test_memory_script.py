@@ -14,6 +14,8 @@ def test_json_has_the_promised_keys(method, capsys):
     assert peaks["train_peak_mib"] > 1
     assert (peaks["encode_peak_mib"] is None) == (method == "sam_adapter")
     assert record.pop("trainable_parameters") > 10_000
+    if method == "cad":
+        assert record.pop("adapter") == "cad"
     assert record == {"method": method, "model_type": "vit_demo", "batch_size": 1, "precision": "fp32"}
 
 
@@ -22,6 +24,16 @@ def test_the_text_says_what_is_counted_and_the_margin(capsys):
     text = capsys.readouterr().out
     assert text.startswith("decoder with vit_demo, predicted, not run: batch 1, fp32, 64 pixels\n")
     assert "Counted: tensors" in text and "15% and 600 MiB: assumed, not measured" in text
+
+
+def test_the_high_resolution_path_is_predicted_too(capsys):
+    peaks = []
+    for adapter in ("cad", "cad_hires"):
+        assert memory.main(["--method", "cad", "--adapter", adapter, *SMALL]) == 0
+        text = capsys.readouterr().out
+        assert text.startswith(f"{adapter} with vit_demo, ")
+        peaks.append(int(text.split("trainable parameters")[1].split()[0].replace(",", "")))
+    assert peaks[1] - peaks[0] == 64 * 8 + 64 * 16
 
 
 def test_the_table_has_every_method_and_size(capsys):

@@ -3,9 +3,10 @@ import pytest
 from cad.datasets import demo
 from cad.errors import MissingPathError, UserError
 from cad.evaluation.options import evaluation_parser
+from cad.models.adapter_design import AdapterDesign
 from cad.models.sam import MODEL_SIZES, PACKAGED_SIZES, SAM_SIZES
 from cad.options import DEMO_TASKS, MODEL_TYPES, PACKAGED_TYPES, PROJECT_ROOT, SAM_TYPES
-from cad.training.options import resolve_training, training_parser
+from cad.training.options import check_adapter_flags, memory_parser, resolve_training, training_parser
 
 FOLDERS = ["--train_image_dir", "images", "--train_mask_dir", "masks"]
 
@@ -59,6 +60,10 @@ def test_the_listed_model_types_are_those_that_can_be_built():
         (["--lr", "nan"], "--lr: expected a positive number, found 'nan'"),
         (["--lr", "inf"], "--lr: expected a positive number, found 'inf'"),
         (["--lr", "-1e-4"], "--lr"),
+        (["--adapter", "lora"], "--adapter: invalid choice: 'lora'"),
+        (["--adapter_scale", "0"], "--adapter_scale: expected a positive number, found '0'"),
+        (["--adapter_gate", "open"], "--adapter_gate: invalid choice: 'open'"),
+        (["--loss", "dice"], "--loss: invalid choice: 'dice'"),
         (["--lr", "fast"], "--lr: expected a positive number, found 'fast'"),
         (["--val_fraction", "1"], "--val_fraction: expected a number of at least 0 and below 1, found '1'"),
         (["--seed", "-1"], "--seed"),
@@ -115,6 +120,27 @@ def test_combinations_that_cannot_work_are_refused():
         resolve_training(parse("--checkpoint", "random", "--project_name", "a/b"))
     with pytest.raises(UserError, match=r"--cache_dir .*test_options.py: expected a folder, found a file"):
         resolve_training(parse("--checkpoint", "random", "--cache_dir", __file__))
+
+
+def test_the_adapter_is_the_published_one_unless_flags_say_otherwise():
+    memory = memory_parser("memory.py", "")
+    for args in (parse(), memory.parse_args(["--method", "cad"])):
+        assert AdapterDesign.from_flags(args) == AdapterDesign()
+    flags = ["--adapter", "cad_hires", "--adapter_scale", "0.5", "--adapter_gate", "scalar", "--no_high_frequency"]
+    for args in (parse(*flags), memory.parse_args(["--method", "cad", *flags])):
+        assert AdapterDesign.from_flags(args) == AdapterDesign("cad_hires", 0.5, "scalar", high_frequency=False)
+
+
+@pytest.mark.parametrize(
+    "flags", ["--adapter cad_hires", "--adapter_scale 0.5", "--adapter_gate scalar", "--no_high_frequency"]
+)
+def test_flags_of_cads_adapter_are_refused_elsewhere(flags):
+    args = parse(*flags.split())
+    check_adapter_flags(args, "cad")
+    for method in ("sam_adapter", "decoder"):
+        with pytest.raises(UserError, match=f"^{flags}: is of CAD's adapter"):
+            check_adapter_flags(args, method)
+        check_adapter_flags(parse(), method)
 
 
 def test_help_is_grouped_and_complete(capsys):

@@ -10,6 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from cad.errors import UserError
+from cad.models.adapter_design import AdapterDesign
 from cad.models.sam import SAM_SIZES, SamSize, build_random_sam
 from cad.models.segmenter import TRAINED_METHODS, Segmenter
 from cad.precision import autocast, gradient_scaler, halve_frozen_weights
@@ -71,7 +72,8 @@ class Census(TorchDispatchMode):
 def real_peaks(args: argparse.Namespace, method: str) -> tuple[float, float | None]:
     """Peak MiB of two real training steps, and of encoding."""
     size = SAM_SIZES[args.model_type]
-    segmenter = Segmenter(build_random_sam(size, 0), method, args.adapter_execution, args.grad_checkpointing)
+    design = AdapterDesign.from_flags(args)
+    segmenter = Segmenter(build_random_sam(size, 0), method, args.adapter_execution, args.grad_checkpointing, design)
     halve_frozen_weights(segmenter.image_encoder, args.precision)
     side = args.image_size or size.image_size
     images = torch.randint(0, 256, (args.batch_size, 3, side, side), dtype=torch.uint8)
@@ -115,6 +117,9 @@ SLOW_CASES = (
     ("cad", DEMO | {"accumulate": 2, "encode_batch_size": 3}),
     ("cad", DEMO | {"image_size": 512, "batch_size": 4}),
     ("cad", FULL | {"image_size": 256}),
+    ("cad", DEMO | {"adapter": "cad_hires"}),
+    ("cad", FULL | {"adapter": "cad_hires"}),
+    ("cad", DEMO | {"adapter": "cad_hires", "adapter_execution": "plain"}),
 )
 
 
@@ -147,6 +152,16 @@ def test_trainable_parameters_are_those_of_the_method():
 @pytest.mark.parametrize(("precision", "most"), [("fp32", 1024), pytest.param("bf16", 700, marks=pytest.mark.slow)])
 def test_a_cached_cad_step_stays_below_a_gibibyte(precision, most):
     assert predict_peak(flags("--precision", precision), "cad").train_mib <= most
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("precision", "most"), [("fp32", 150), ("bf16", 75)])
+def test_the_high_resolution_path_takes_little_more(precision, most):
+    cad, with_path = (
+        predict_peak(flags("--precision", precision, "--adapter", adapter), "cad").train_mib
+        for adapter in ("cad", "cad_hires")
+    )
+    assert 0 < with_path - cad <= most
 
 
 @pytest.mark.slow

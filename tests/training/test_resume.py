@@ -94,9 +94,20 @@ def test_a_crash_at_any_write_changes_nothing(flags, tmp_path, method, fraction,
         assert result_of(output) == result_of(tmp_path / "whole")
 
 
-@pytest.mark.parametrize("method", SCRIPTS)
-def test_a_signal_stops_after_the_step_and_the_run_goes_on(flags, tmp_path, method, monkeypatch, capsys):
+@pytest.mark.parametrize(
+    ("method", "more"),
+    [
+        *((method, []) for method in SCRIPTS),
+        pytest.param(
+            "cad",
+            ["--adapter", "cad_hires", "--adapter_gate", "channel", "--loss", "structure"],
+            marks=pytest.mark.slow,
+        ),
+    ],
+)
+def test_a_signal_stops_after_the_step_and_the_run_goes_on(flags, tmp_path, method, more, monkeypatch, capsys):
     main = SCRIPTS[method].main
+    flags = [*flags, *more]
     assert main(to(flags, tmp_path / "whole")) == 0
     from cad.training import engine
 

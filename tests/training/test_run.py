@@ -11,6 +11,7 @@ from PIL import Image
 from training_runs import log_of, resolved
 
 from cad.errors import UserError
+from cad.models.adapter_design import AdapterDesign
 from cad.models.segmenter import TRAINED_METHODS
 from cad.models.weights import load_segmenter, read_weights
 from cad.options import PROJECT_ROOT
@@ -106,6 +107,34 @@ def test_lean_and_plain_adapters_train_alike(pair_folders, tmp_path):
         train(resolved(pair_folders, tmp_path / execution, "--adapter_execution", execution), "cad")
     for lean, plain in zip(log_of(tmp_path / "lean"), log_of(tmp_path / "plain"), strict=True):
         assert lean["train"]["bce"] == pytest.approx(plain["train"]["bce"], rel=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ("--adapter", "cad_hires"),
+        ("--adapter_gate", "channel", "--adapter_scale", "0.5"),
+        ("--adapter_gate", "relative", "--no_high_frequency"),
+        ("--loss", "structure"),
+    ],
+)
+def test_other_adapters_and_losses_train_to_other_weights_that_load(pair_folders, tmp_path, flags):
+    published = train(resolved(pair_folders, tmp_path / "published"), "cad")
+    args = resolved(
+        pair_folders, tmp_path / "other", *flags, "--cache_dir", str(tmp_path / "published/runs/embeddings")
+    )
+    weights = train(args, "cad")
+    segmenter, metadata = load_segmenter(weights, tmp_path)
+    assert segmenter.design == AdapterDesign.from_flags(args)
+    assert metadata["adapter"] == args.adapter and metadata["settings"]["loss"] == args.loss
+    other, first = (read_weights(path).state["conv_adapter.conv_up.weight"] for path in (weights, published))
+    assert not torch.equal(other, first)
+    for name in set(segmenter.trained_state()) - set(read_weights(published).state):
+        start = 0.5 if name.startswith("adapter_gate") else 0.0
+        assert (segmenter.trained_state()[name] != start).any(), name
+    # Scores are the same measures whatever the loss is.
+    assert set(log_of(tmp_path / "other")[0]["train"]) == {"bce", "iou_loss", "dice", "iou"}
 
 
 def test_the_log_has_losses_metrics_and_the_rate_of_every_epoch(pair_folders, tmp_path):

@@ -51,7 +51,9 @@ def find_compared(args: argparse.Namespace) -> list[Compared]:
             )
         if not weights.whole_sam:
             find_base(weights, _checkpoints(args), args.sam_checkpoint)  # missing: said now, not after an hour
-    methods = [weights.metadata["method"] for weights in trained] + ["zero_shot"] * ("zero_shot" in asked)
+    # "adapter" tells CAD with a high-resolution path from CAD.
+    methods = [weights.metadata.get("adapter", weights.metadata["method"]) for weights in trained]
+    methods += ["zero_shot"] * ("zero_shot" in asked)
     labels = unique_labels(methods, [weights.path.stem for weights in trained] + ["zero_shot"])
     compared = [_trained(weights, label, args) for weights, label in zip(trained, labels, strict=False)]
     if "zero_shot" in asked:

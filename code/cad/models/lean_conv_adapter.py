@@ -13,11 +13,15 @@
         |  as above
         x3 (H/8, W/8, C)
 
+The maps of the high-resolution path are made from x1 and x2 while these are there, and carry their gradients to them
+in the same bands.
+
 Why it is exact: a convolution of a 1x1 convolution is one convolution, and a channel of ones carries conv_up's bias, so
 that the zero padding between the two stays zero. The mean and variance of a linear map follow from the mean and
 covariance of its input. Pooling and conv_up commute, so the shortcut pools 7 channels instead of C.
 
-All of it works on one image at a time in the layout (H, W, C), in bands of rows; see lean_batch_norm.py.
+All of it works on one image at a time in the layout (H, W, C), in bands of rows; see lean_features.py and
+lean_batch_norm.py.
 """
 
 from collections.abc import Callable, Iterator
@@ -44,24 +48,39 @@ from cad.models.lean_batch_norm import (
     sums_everywhere,
     uses_batch_statistics,
 )
+from cad.models.lean_features import (
+    DILATION,
+    ProjectionGradient,
+    add_pool_gradient,
+    channels_last,
+    convolve,
+    grid_gradient,
+    pool,
+    pool_to_grid,
+    pooled_activation_gradient,
+    project,
+    turned,
+    turned_weight_gradient,
+    with_halo,
+)
 
 if TYPE_CHECKING:
     from cad.models.conv_adapter import ConvAdapter
 
-DILATION = 2  # also the width of the zero padding, and of the halo of rows that a band needs above and below
 PATCH = 7 * 9
 CENTRE_OF_ONES = 6 * 9 + 4
 
 
-def lean_conv_adapter(adapter: "ConvAdapter", inputs: Tensor) -> Tensor:
-    """Compute `adapter(inputs)` leanly; gradients reach every parameter, and can be taken once.
+def lean_conv_adapter(adapter: "ConvAdapter", inputs: Tensor) -> tuple[Tensor, list[Tensor]]:
+    """Compute the adapter's correction and maps leanly; gradients reach every parameter, and can be taken once.
 
     Args:
         adapter: holds the parameters and buffers; BatchNorm's running statistics are updated in training.
         inputs: (B, 6, H, W), image and high frequency in 0..255, H and W multiples of 8. No gradient reaches them.
 
     Returns:
-        (B, C, G, G) in (-1, 1), in the parameters' type or autocast's.
+        The correction (B, C, G, G) in (-1, 1), and the maps (B, C/8, H/2, W/2) and (B, C/4, H/4, W/4) of a
+        high-resolution path, if there is one; in the parameters' type or autocast's.
 
     Raises:
         ValueError: the inputs' size is not a multiple of 8, or they require a gradient.
@@ -83,7 +102,9 @@ def lean_conv_adapter(adapter: "ConvAdapter", inputs: Tensor) -> Tensor:
             for block in (adapter.conv_block2, adapter.conv_block3)
             for parameter in (block.conv.weight, block.conv.bias, block.bn.weight, block.bn.bias)
         ]
-        return LeanBlocks.apply(adapter, inputs, dtype, *first, *parameters)
+        projections = [projection.weight for projection in adapter.projections()]
+        correction, *maps = LeanBlocks.apply(adapter, inputs, dtype, *first, *parameters, *projections)
+        return correction, maps
 
 
 def padded_image(image: Tensor, dtype: torch.dtype) -> Tensor:
@@ -164,88 +185,6 @@ def pooled_rows(padded: Tensor, top: int, bottom: int) -> Tensor:
     return F.avg_pool2d(padded[:, rows, DILATION:-DILATION], 2)
 
 
-def channels_first(features: Tensor) -> Tensor:
-    """(H, W, C) -> (1, C, H, W) in PyTorch's channels_last memory format, without a copy."""
-    return features[None].permute(0, 3, 1, 2)
-
-
-def rows_first(features: Tensor) -> Tensor:
-    """(1, C, H, W) -> (H, W, C), without a copy where an operator kept the channels_last format."""
-    return features.permute(0, 2, 3, 1)[0].contiguous()
-
-
-def convolve(features: Tensor, weight: Tensor, row_padding: int = DILATION) -> Tensor:
-    """The blocks' dilated 3x3 convolution without bias: (H, W, C) -> (H, W, C)."""
-    padding = (row_padding, DILATION)
-    return rows_first(F.conv2d(channels_first(features), weight, padding=padding, dilation=DILATION))
-
-
-def pool(features: Tensor) -> Tensor:
-    """2x2 average pooling, (H, W, C) -> (H/2, W/2, C)."""
-    return rows_first(F.avg_pool2d(channels_first(features), 2))
-
-
-def add_pool_gradient(total: Tensor, gradient: Tensor) -> None:
-    """Add the gradient of `pool`, given that of its result: total (H, W, C), gradient (H/2, W/2, C)."""
-    height, width, channels = gradient.shape
-    total.view(height, 2, width, 2, channels).add_(gradient[:, None, :, None], alpha=0.25)
-
-
-def pooled_activation_gradient(gradient: Tensor, activation: Tensor) -> Tensor:
-    """The gradient of z in activation = LeakyReLU(z) (H, W, C), given that of pool(activation) (H/2, W/2, C).
-
-    `activation` may be z itself.
-    """
-    height, width, channels = gradient.shape
-    quarters = (gradient * 0.25)[:, None, :, None].expand(height, 2, width, 2, channels)
-    # LeakyReLU keeps the sign, so its result tells the slope as well as its input does.
-    result = torch.ops.aten.leaky_relu_backward(quarters, activation.view_as(quarters), NEGATIVE_SLOPE, True)
-    return result.view(2 * height, 2 * width, channels)
-
-
-def pool_to_grid(features: Tensor, grid: int) -> Tensor:
-    """Adaptive average pooling, (H, W, C) -> (G, G, C)."""
-    return rows_first(F.adaptive_avg_pool2d(channels_first(features), grid))
-
-
-def grid_gradient(gradient: Tensor, height: int, width: int, top: int, bottom: int) -> Tensor:
-    """The gradient of `pool_to_grid` for rows top..bottom: (G, G, C) -> (bottom - top, W, C)."""
-    grid, _, channels = gradient.shape
-
-    def shares(size: int) -> Tensor:  # (size, G): the share of every pixel in every cell along one axis
-        return F.adaptive_avg_pool1d(torch.eye(size, dtype=gradient.dtype, device=gradient.device)[None], grid)[0]
-
-    rows = shares(height)[top:bottom] @ gradient.view(grid, grid * channels)
-    return shares(width) @ rows.view(bottom - top, grid, channels)
-
-
-def turned(weight: Tensor) -> Tensor:
-    """The weight of the convolution that carries an output's gradient back to the input."""
-    return weight.flip(2, 3).transpose(0, 1).contiguous(memory_format=torch.channels_last)
-
-
-def with_halo(features: Tensor, top: int, bottom: int) -> Tensor:
-    """Rows top - 2 .. bottom + 2 of (H, W, C), zeros outside: all outputs that rows top..bottom reach."""
-    above, below = max(top - DILATION, 0), min(bottom + DILATION, features.shape[0])
-    missing = (above - (top - DILATION), bottom + DILATION - below)
-    return F.pad(features[above:below], (0, 0, 0, 0, *missing)) if any(missing) else features[above:below]
-
-
-def turned_weight_gradient(halo: Tensor, features: Tensor) -> Tensor:
-    """The gradient of `turned(weight)` from a band of the convolution's input and the gradient of all it reaches.
-
-    <y gradient, convolve(x, weight)> = <convolve(y gradient, turned weight), x>, so it is the weight gradient of the
-    turned convolution. This way round the halo is on the gradient, which is in memory, and not on x, which is not.
-    One matrix product a tap: on a CPU that is faster than PyTorch's own weight gradient.
-    """
-    rows, width, channels = features.shape
-    halo = F.pad(halo, (0, 0, DILATION, DILATION))
-    pixels = features.reshape(-1, channels).T
-    offsets = (0, DILATION, 2 * DILATION)
-    taps = [pixels @ halo[y : y + rows, x : x + width].reshape(-1, channels) for y in offsets for x in offsets]
-    return torch.stack(taps, dim=-1).view(channels, channels, 3, 3)
-
-
 def add_activation(x: Tensor, y: Tensor, norm: Normalisation) -> None:
     """x += pool(LeakyReLU(norm(y))), in bands; x: (H/2, W/2, C), y: (H, W, C)."""
     for top, bottom in bands_of(y):
@@ -279,23 +218,32 @@ def outputs_to_gradients(
 
 
 class LeanBlocks(torch.autograd.Function):
-    """From the inputs to the adapter's output: the three blocks, given block 1 as a linear map of patches."""
+    """From the inputs to the adapter's outputs: the three blocks, given block 1 as a linear map of patches."""
 
     @staticmethod
-    def forward(ctx: Any, adapter: "ConvAdapter", inputs: Tensor, dtype: torch.dtype, *parameters: Tensor) -> Tensor:
-        """parameters: FirstBlock's two, then weight, bias, BatchNorm's weight and bias of blocks 2 and 3."""
+    def forward(
+        ctx: Any, adapter: "ConvAdapter", inputs: Tensor, dtype: torch.dtype, *parameters: Tensor
+    ) -> tuple[Tensor, ...]:
+        """parameters: FirstBlock's two, then weight, bias, BatchNorm's weight and bias of blocks 2 and 3, then the
+        weights of the projections of x1 and x2, if there are any."""
         first = FirstBlock(*(parameter.to(dtype) for parameter in parameters[:2]))
         weight2, weight3 = channels_last(parameters[2], dtype), channels_last(parameters[6], dtype)
+        projections = [weight.flatten(1).to(dtype) for weight in parameters[10:]]
+        maps = empty_maps(inputs, projections)
         y2, x2, totals = [], [], []
-        for image in inputs:
+        for i, image in enumerate(inputs):
             x1 = first(padded_image(image, dtype))
+            if maps:
+                maps[0][i] = project(x1, projections[0])
             totals.append(pool_to_grid(x1, adapter.grid))
             x2.append(pool(x1))
             y2.append(convolve(x1, weight2))
             del x1
         norm2 = normalisation(adapter.conv_block2.bn, parameters[3], y2, dtype)
-        for x, y in zip(x2, y2, strict=True):
+        for i, (x, y) in enumerate(zip(x2, y2, strict=True)):
             add_activation(x, y, norm2)
+            if maps:
+                maps[1][i] = project(x, projections[1])
 
         y3 = [convolve(x, weight3) for x in x2]
         norm3 = normalisation(adapter.conv_block3.bn, parameters[7], y3, dtype)
@@ -308,35 +256,51 @@ class LeanBlocks(torch.autograd.Function):
         none = parameters[0].new_empty(0, len(parameters[0]), adapter.grid, adapter.grid, dtype=dtype)
         output = torch.stack([total.permute(2, 0, 1) for total in totals]).tanh_() if totals else none
         ctx.norm2, ctx.norm3 = norm2, norm3
-        ctx.save_for_backward(inputs, output, *parameters, *y2, *x2)
-        return output
+        ctx.save_for_backward(inputs, output, *y2, *x2, *parameters)
+        return output, *maps
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad_output: Tensor, *grad_maps: Tensor) -> tuple[Tensor | None, ...]:
         inputs, output, *saved = ctx.saved_tensors
         batch = len(inputs)
-        parameters, y2, x2 = saved[:10], saved[10 : 10 + batch], saved[10 + batch :]
+        y2, x2, parameters = saved[:batch], saved[batch : 2 * batch], saved[2 * batch :]
+        projections = [
+            ProjectionGradient(weight.flatten(1).to(output.dtype), gradient)
+            for weight, gradient in zip(parameters[10:], grad_maps, strict=True)
+        ]
+        of_x1, of_x2 = projections or (None, None)
         grad_totals = [
             torch.ops.aten.tanh_backward(gradient, result).permute(1, 2, 0).contiguous()
             for gradient, result in zip(grad_output, output, strict=True)
         ]
         height, width = inputs.shape[-2] // 4, inputs.shape[-1] // 4
-        grads3 = third_block_backward(x2, parameters[6].to(output.dtype), ctx.norm3, grad_totals, height, width)
+        weight3 = parameters[6].to(output.dtype)
+        grads3 = third_block_backward(x2, weight3, ctx.norm3, grad_totals, height, width, of_x2)
         grads2 = outputs_to_gradients(y2, lambda i, top, bottom: x2[i][top:bottom], ctx.norm2)
         first = FirstBlock(*(parameter.to(output.dtype) for parameter in parameters[:2]))
-        grads1, grad_weight2 = first_block_backward(first, inputs, parameters[2], y2, x2, grad_totals)
-        grads = [*grads1, grad_weight2, *grads2, *grads3]
-        return None, None, None, *(g.to(p.dtype) for g, p in zip(grads, parameters, strict=True))
+        grads1, grad_weight2 = first_block_backward(first, inputs, parameters[2], y2, x2, grad_totals, of_x1)
+        grads = [*grads1, grad_weight2, *grads2, *grads3, *(one.of_weight for one in projections)]
+        return None, None, None, *(g.to(p.dtype).view_as(p) for g, p in zip(grads, parameters, strict=True))
 
 
-def channels_last(weight: Tensor, dtype: torch.dtype) -> Tensor:
-    """A convolution's weight in the features' type and in the layout that is fastest for (H, W, C)."""
-    return weight.to(dtype).contiguous(memory_format=torch.channels_last)
+def empty_maps(inputs: Tensor, projections: list[Tensor]) -> list[Tensor]:
+    """Room for the maps of x1 (B, c, H/2, W/2) and x2 (B, c, H/4, W/4), given weights (c, C) in the maps' type."""
+    batch, _, height, width = inputs.shape
+    return [
+        weight.new_empty(batch, len(weight), height // reduction, width // reduction)
+        for weight, reduction in zip(projections, (2, 4), strict=False)
+    ]
 
 
 def third_block_backward(
-    x2: list[Tensor], weight: Tensor, norm: Normalisation, grad_totals: list[Tensor], height: int, width: int
+    x2: list[Tensor],
+    weight: Tensor,
+    norm: Normalisation,
+    grad_totals: list[Tensor],
+    height: int,
+    width: int,
+    projection: ProjectionGradient | None,
 ) -> tuple[Tensor, ...]:
     """Overwrite every image's x2 (height, width, C) by its gradient; returns the gradients of block 3's parameters."""
     weight = channels_last(weight, weight.dtype)
@@ -355,6 +319,8 @@ def third_block_backward(
             gradient = convolve(halo, back, row_padding=0)
             add_pool_gradient(gradient, grad_x3(i, top // 2, bottom // 2))
             gradient += grid_gradient(grad_totals[i], height, width, top, bottom)
+            if projection:
+                projection.carry_back(i, top, x[top:bottom], gradient)
             x[top:bottom] = gradient
     return turned(grad_weight), *grads
 
@@ -366,6 +332,7 @@ def first_block_backward(
     grad_y2: list[Tensor],
     grad_x2: list[Tensor],
     grad_totals: list[Tensor],
+    projection: ProjectionGradient | None,
 ) -> tuple[tuple[Tensor, ...], Tensor]:
     """Make block 1's output again, band by band, and take the gradient through block 2's convolution and block 1.
 
@@ -378,16 +345,19 @@ def first_block_backward(
     grad_back = torch.zeros_like(back, dtype=statistics)
     grads = [torch.zeros_like(tensor, dtype=statistics) for tensor in first]
     height, width, channels = inputs.shape[-2] // 2, inputs.shape[-1] // 2, len(first.weight)
-    for image, grad_y, grad_x, grad_total in zip(inputs, grad_y2, grad_x2, grad_totals, strict=True):
+    for i, (image, grad_y, grad_x, grad_total) in enumerate(zip(inputs, grad_y2, grad_x2, grad_totals, strict=True)):
         padded = padded_image(image, dtype)
         for top, bottom in first.bands(padded):
             patches, pooled_image = patches_of(padded, 2 * top, 2 * bottom), pooled_rows(padded, top, bottom)
             activation = first.activation(patches)
             halo = with_halo(grad_y, top, bottom)
-            grad_back += turned_weight_gradient(halo, first.output(activation, pooled_image))
+            x1 = first.output(activation, pooled_image)
+            grad_back += turned_weight_gradient(halo, x1)
             gradient = convolve(halo, back, row_padding=0)
             add_pool_gradient(gradient, grad_x[top // 2 : bottom // 2])
             gradient += grid_gradient(grad_total, height, width, top, bottom)
+            if projection:
+                projection.carry_back(i, top, x1, gradient)
 
             grads[0] += pooled_activation_gradient(gradient, activation).view(-1, channels).T @ patches.T
             grads[1] += gradient.view(-1, channels).T @ pooled_image.flatten(1).T

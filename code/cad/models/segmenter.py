@@ -22,13 +22,15 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from cad.errors import UserError
+from cad.models.adapter_design import AdapterDesign
+from cad.models.adapter_gate import AdapterGate
 from cad.models.conv_adapter import ConvAdapter, adapter_input
+from cad.models.high_resolution import added_to_upscaling
 from cad.models.sam import Sam, SamEncoder, normalise_for_encoder, resize_for_encoder
 from cad.models.sam_adapter import SamAdapterEncoder
 
 TRAINED_METHODS = ("cad", "sam_adapter", "decoder")
 METHODS = (*TRAINED_METHODS, "zero_shot")
-ADAPTER_SCALE = 0.1
 
 
 class Segmenter(nn.Module):
@@ -43,6 +45,7 @@ class Segmenter(nn.Module):
         method: one of `METHODS`.
         adapter_execution: for `cad`, "lean" or "plain": the same function in little memory, or as the paper writes it.
         grad_checkpointing: for `sam_adapter`, run each encoder block once more in backward to save memory.
+        design: for `cad`, which convolutional adapter; the published one unless it says otherwise.
 
     Raises:
         UserError: the method needs SAM's own image encoder, and this is another.
@@ -53,7 +56,12 @@ class Segmenter(nn.Module):
     dense_prompt: Tensor  # (1, C, 1, 1)
 
     def __init__(
-        self, sam: Sam, method: str, adapter_execution: str = "lean", grad_checkpointing: bool = False
+        self,
+        sam: Sam,
+        method: str,
+        adapter_execution: str = "lean",
+        grad_checkpointing: bool = False,
+        design: AdapterDesign | None = None,
     ) -> None:
         super().__init__()
         if method not in METHODS:
@@ -71,22 +79,30 @@ class Segmenter(nn.Module):
         self.image_encoder: nn.Module = encoder
         self.prompt_encoder = sam.prompt_encoder
         self.mask_decoder = sam.mask_decoder
+        self.design = design or AdapterDesign()
         self.conv_adapter: ConvAdapter | None = None
+        self.adapter_gate: AdapterGate | None = None
         width = sam.prompt_encoder.embed_dim
         self.projection: nn.Module | None = None
         if encoder.channels != width:  # as the neck of SAM's encoder
             self.projection = nn.Sequential(nn.Conv2d(encoder.channels, width, 1, bias=False), LayerNorm2d(width))
         if method == "cad":
-            self.conv_adapter = ConvAdapter(width, encoder.grid, execution=adapter_execution)
+            self._add_adapter(width, encoder.grid, adapter_execution)
         elif method == "sam_adapter":
             self.image_encoder = SamAdapterEncoder(encoder, grad_checkpointing=grad_checkpointing)
         self._freeze()
         self._embed_prompt()
 
+    def _add_adapter(self, channels: int, grid: int, execution: str) -> None:
+        high_resolution = self.design.adapter == "cad_hires"
+        self.conv_adapter = ConvAdapter(channels, grid, execution=execution, high_resolution=high_resolution)
+        self.adapter_gate = AdapterGate(channels, self.design.adapter_gate, self.design.adapter_scale)
+
     def _trained_modules(self) -> list[nn.Module]:
         if self.method == "zero_shot":
             return []
-        trained = [module for module in (self.projection, self.conv_adapter) if module is not None]
+        modules = (self.projection, self.conv_adapter, self.adapter_gate)
+        trained = [module for module in modules if module is not None]
         if isinstance(self.image_encoder, SamAdapterEncoder):
             trained += self.image_encoder.adapter_layers()
         return [*trained, self.mask_decoder]
@@ -162,19 +178,25 @@ class Segmenter(nn.Module):
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.encoder_is_frozen):
             return self.image_encoder(inputs)
 
-    def adapt(self, embeddings: Tensor, images: Tensor) -> Tensor:
-        """Project embeddings (B, C', G, G) and add the correction for images (B, 3, S, S), where there is one or other.
+    def adapt(self, embeddings: Tensor, images: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Project the embeddings and add the adapter's correction, where there is one or the other.
+
+        Args:
+            embeddings: (B, C', G, G) of the encoder.
+            images: (B, 3, S, S) in 0..255.
 
         Returns:
-            What the decoder is given, (B, C, G, G).
+            The embedding (B, C, G, G) for the mask decoder, and the maps to add inside it (`added_to_upscaling`), which
+            only `cad_hires` has.
         """
         embeddings = embeddings.to(self.image_positions.dtype)
         if self.projection is not None:
             embeddings = self.projection(embeddings)
-        if self.conv_adapter is None:
-            return embeddings
-        correction = self.conv_adapter(adapter_input(images.to(self.image_positions.dtype)))
-        return embeddings + ADAPTER_SCALE * correction
+        if self.conv_adapter is None or self.adapter_gate is None:
+            return embeddings, ()
+        inputs = adapter_input(images.to(self.image_positions.dtype), self.design.high_frequency)
+        correction, maps = self.conv_adapter.corrections(inputs)
+        return self.adapter_gate(embeddings, correction), maps
 
     def forward(self, images: Tensor, embeddings: Tensor | None = None) -> Tensor:
         """Mask logits of RGB images.
@@ -190,32 +212,38 @@ class Segmenter(nn.Module):
             return self._no_logits(images)
         if embeddings is None:
             embeddings = self.encode(images)
-        embeddings = self.adapt(embeddings, images)
+        embeddings, maps = self.adapt(embeddings, images)
+        return self.decode(embeddings, maps, images.shape[-2:])
+
+    def decode(self, embeddings: Tensor, maps: tuple[Tensor, ...], size: tuple[int, ...]) -> Tensor:
+        """What `adapt` returns -> logits (B, 1, H, W) of masks of this size (H, W)."""
         if self.checkpoint_decoder and torch.is_grad_enabled() and len(embeddings) > 1:
-            each = [checkpoint(self._decode, embedding, use_reentrant=False) for embedding in embeddings.split(1)]
-            low_res_logits = torch.cat(each)
+            by_image = zip(*(tensor.split(1) for tensor in (embeddings, *maps)), strict=True)
+            low_res_logits = torch.cat([checkpoint(self._decode, *one, use_reentrant=False) for one in by_image])
         else:
-            low_res_logits = self._decode(embeddings)
-        return F.interpolate(low_res_logits, images.shape[-2:], mode="bilinear", align_corners=False)
+            low_res_logits = self._decode(embeddings, *maps)
+        return F.interpolate(low_res_logits, size, mode="bilinear", align_corners=False)
 
     def _no_logits(self, images: Tensor) -> Tensor:
         """(0, 3, S, S) -> (0, 1, S, S). Of processes that train together one may have no image in a step; its BatchNorm
         takes part in the statistics all the same."""
         zero = 0 * self.mask_decoder.mask_tokens.weight.sum()  # a gradient for backward to start from
         if self.conv_adapter is not None:
-            zero = zero + self.conv_adapter(self.image_positions.new_zeros(0, 6, *images.shape[-2:])).sum()
+            correction, maps = self.conv_adapter.corrections(self.image_positions.new_zeros(0, 6, *images.shape[-2:]))
+            zero = zero + correction.sum() + sum(one.sum() for one in maps)
         return zero + images.new_zeros(images[:, :1].shape, dtype=self.image_positions.dtype)
 
-    def _decode(self, embeddings: Tensor) -> Tensor:
-        """(B, C, G, G) -> logits (B, 1, 4G, 4G)."""
+    def _decode(self, embeddings: Tensor, *maps: Tensor) -> Tensor:
+        """(B, C, G, G) and the maps of the high-resolution path -> logits (B, 1, 4G, 4G)."""
         # Prompts stay at batch 1: SAM's decoder then broadcasts them over the batch of images.
-        low_res_logits, _ = self.mask_decoder(
-            image_embeddings=embeddings,
-            image_pe=self.image_positions,
-            sparse_prompt_embeddings=self.box_prompt,
-            dense_prompt_embeddings=self.dense_prompt.expand_as(self.image_positions),
-            multimask_output=False,
-        )
+        with added_to_upscaling(self.mask_decoder, maps):
+            low_res_logits, _ = self.mask_decoder(
+                image_embeddings=embeddings,
+                image_pe=self.image_positions,
+                sparse_prompt_embeddings=self.box_prompt,
+                dense_prompt_embeddings=self.dense_prompt.expand_as(self.image_positions),
+                multimask_output=False,
+            )
         return low_res_logits
 
 

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from cad.errors import MissingPathError, UserError
 from cad.files import write_atomically
+from cad.models.adapter_design import AdapterDesign
 from cad.models.sam import (
     MODEL_SIZES,
     PACKAGED_SIZES,
@@ -116,6 +117,10 @@ def _check_metadata(path: Path, metadata: Any) -> None:
     seeded = base["source"] == "random" or metadata["model_type"] in PACKAGED_SIZES
     if seeded and type(base.get("seed")) is not int:
         raise UserError(f"{path}: the metadata lack the seed of the random weights; the file is damaged")
+    try:
+        AdapterDesign.from_metadata(metadata)
+    except UserError as error:
+        raise UserError(f"{path}: {error}; the file is damaged, or of a newer version of sam-cad") from error
     if not isinstance(metadata.get("image_size"), int) or not isinstance(metadata.get("demo"), bool):
         raise UserError(f"{path}: the metadata lack image_size or demo; the file is damaged, train again")
     if metadata["image_size"] < 8 or metadata["image_size"] % 8:
@@ -173,7 +178,7 @@ def load_segmenter(
     else:
         sam, found = load_sam(model_type, *find_base(trained, checkpoints, sam_checkpoint))
         _check_base(trained, found)
-        segmenter = Segmenter(sam, method)
+        segmenter = Segmenter(sam, method, design=AdapterDesign.from_metadata(trained.metadata))
         expected = segmenter.trained_state()
     check_state(expected, trained.state, str(path))
     # Not strict only because the frozen parts are already in place: the line above checked every name and shape.

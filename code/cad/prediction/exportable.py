@@ -23,11 +23,12 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from cad.models.attention import LeanAttention
-from cad.models.conv_adapter import NEGATIVE_SLOPE, ConvAdapter, divide_by_peak
-from cad.models.lean_conv_adapter import DILATION, folded_first_block
+from cad.models.conv_adapter import NEGATIVE_SLOPE, ConvAdapter, Corrections, divide_by_peak
+from cad.models.lean_conv_adapter import folded_first_block
+from cad.models.lean_features import DILATION
 from cad.models.sam import normalise_for_encoder
 from cad.models.sam_adapter import SamAdapterEncoder
-from cad.models.segmenter import ADAPTER_SCALE, Segmenter
+from cad.models.segmenter import Segmenter
 
 MOST_QUERIES = 512
 
@@ -85,7 +86,7 @@ class FixedHighFrequency(nn.Module):
 
 
 class FoldedConvAdapter(nn.Module):
-    """`ConvAdapter` in eval mode with everything linear folded: (B, 6, S, S) -> (B, C, G, G).
+    """`ConvAdapter` in eval mode with everything linear folded: (B, 6, S, S) -> `Corrections`.
 
     Args:
         adapter: the trained adapter; its parameters are copied.
@@ -105,25 +106,40 @@ class FoldedConvAdapter(nn.Module):
         for convolution in convolutions:
             convolution.padding = (DILATION, DILATION)  # the word "same" with a dilation is refused by onnxruntime
         self.convolutions = nn.ModuleList(convolutions)
+        self.projections = nn.ModuleList(adapter.projections())
         for block, side in enumerate((image_size // 2, image_size // 4, image_size // 8)):
             # (G, side): adaptive average pooling along one axis, whatever the sizes
             pooling = F.adaptive_avg_pool1d(torch.eye(side), adapter.grid).T.contiguous()
             self.register_buffer(f"pooling{block}", pooling)
+            if block < len(self.projections):
+                self.register_buffer(f"resizing{block}", resizing_along_one_axis(side, (4, 2)[block] * adapter.grid))
 
-    def forward(self, inputs: Tensor) -> Tensor:
+    def forward(self, inputs: Tensor) -> Corrections:
         scaled = divide_by_peak(inputs)
         with_ones = torch.cat((scaled, torch.ones_like(scaled[:, :1])), dim=1)
         activation = F.leaky_relu(F.conv2d(with_ones, self.weight, padding=DILATION, dilation=DILATION), NEGATIVE_SLOPE)
-        x = F.avg_pool2d(activation, 2) + F.conv2d(F.avg_pool2d(with_ones, 2), self.shortcut)
-        total = self._pool_to_grid(x, 0)
-        for block, convolution in enumerate(self.convolutions, start=1):
-            x = F.avg_pool2d(F.leaky_relu(convolution(x), NEGATIVE_SLOPE) + x, 2)
-            total = total + self._pool_to_grid(x, block)
-        return torch.tanh(total)
+        outputs = [F.avg_pool2d(activation, 2) + F.conv2d(F.avg_pool2d(with_ones, 2), self.shortcut)]
+        for convolution in self.convolutions:
+            x = outputs[-1]
+            outputs.append(F.avg_pool2d(F.leaky_relu(convolution(x), NEGATIVE_SLOPE) + x, 2))
+        pooled = [self._along_both_axes(x, f"pooling{block}") for block, x in enumerate(outputs)]
+        maps = [
+            self._along_both_axes(projection(outputs[block]), f"resizing{block}")
+            for block, projection in enumerate(self.projections)
+        ]
+        return Corrections(torch.tanh(pooled[0] + pooled[1] + pooled[2]), tuple(reversed(maps)))
 
-    def _pool_to_grid(self, x: Tensor, block: int) -> Tensor:
-        pooling = self.get_buffer(f"pooling{block}")
-        return pooling @ x @ pooling.T
+    def _along_both_axes(self, x: Tensor, weights: str) -> Tensor:
+        matrix = self.get_buffer(weights)
+        return x if matrix.shape[0] == matrix.shape[1] else matrix @ x @ matrix.T
+
+
+def resizing_along_one_axis(side: int, result: int) -> Tensor:
+    """What `cad.models.high_resolution.resized` does along each axis of square maps, as a matrix (result, side)."""
+    pixels = torch.eye(side)[None]
+    if result > side:
+        return F.interpolate(pixels, result, mode="linear", align_corners=False)[0].T.contiguous()
+    return F.adaptive_avg_pool1d(pixels, result)[0].T.contiguous()
 
 
 class ExportableAttention(LeanAttention):
@@ -181,11 +197,10 @@ class ExportableSegmenter(nn.Module):
         self.high_frequency: nn.Module | None = None
         self.adapter: nn.Module | None = None
         if segmenter.conv_adapter is not None:
-            self.high_frequency = FixedHighFrequency(image_size)
+            if segmenter.design.high_frequency:
+                self.high_frequency = FixedHighFrequency(image_size)
             self.adapter = FoldedConvAdapter(segmenter.conv_adapter, image_size)
             segmenter.conv_adapter = None
-        self.projection = segmenter.projection
-        segmenter.projection = None
         encoder = segmenter.image_encoder
         if isinstance(encoder, ImageEncoderViT | SamAdapterEncoder):
             for block in encoder.blocks:
@@ -200,9 +215,11 @@ class ExportableSegmenter(nn.Module):
         pixels = images.permute(0, 3, 1, 2).float()
         inputs = normalise_for_encoder(self.resize(pixels), self.segmenter.pixel_mean, self.segmenter.pixel_std)
         embeddings = self.segmenter.image_encoder(inputs)
-        if self.projection is not None:
-            embeddings = self.projection(embeddings)
-        if self.adapter is not None and self.high_frequency is not None:
-            inputs = torch.cat((pixels, self.high_frequency(pixels)), dim=1)
-            embeddings = embeddings + ADAPTER_SCALE * self.adapter(inputs)
-        return self.segmenter(pixels, embeddings)
+        if self.segmenter.projection is not None:
+            embeddings = self.segmenter.projection(embeddings)
+        maps: tuple[Tensor, ...] = ()
+        if self.adapter is not None and self.segmenter.adapter_gate is not None:
+            details = torch.zeros_like(pixels) if self.high_frequency is None else self.high_frequency(pixels)
+            correction, maps = self.adapter(torch.cat((pixels, details), dim=1))
+            embeddings = self.segmenter.adapter_gate(embeddings, correction)
+        return self.segmenter.decode(embeddings, maps, (self.image_size, self.image_size))

@@ -1,6 +1,7 @@
 """Back to SAM: points, boxes and masks as prompts for a trained model, through segment_anything's own interface."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from cad.datasets.views import resize_image
 from cad.device import pick_device
 from cad.errors import UserError
+from cad.models.high_resolution import added_to_upscaling
 from cad.models.sam import PIXEL_MEAN, PIXEL_STD, SAM_SIZES
 from cad.models.segmenter import Segmenter
 from cad.models.weights import load_segmenter
@@ -48,6 +50,7 @@ class AdaptedPredictor(SamPredictor):
         self.transform = ResizeToSquare(segmenter.encoder_size)
         self._segmenter = segmenter
         self._image_size = image_size
+        self._maps: tuple[Tensor, ...] = ()  # of the image, for every call of the mask decoder
 
     @torch.no_grad()
     def set_image(self, image: np.ndarray, image_format: str = "RGB") -> None:
@@ -68,10 +71,15 @@ class AdaptedPredictor(SamPredictor):
             image = np.ascontiguousarray(image[..., ::-1])
         self.reset_image()
         images = torch.from_numpy(resize_image(image, self._image_size)).permute(2, 0, 1)[None].to(self.device)
-        self.features = self._segmenter.adapt(self._segmenter.encode(images), images)
+        self.features, self._maps = self._segmenter.adapt(self._segmenter.encode(images), images)
         self.original_size = image.shape[:2]
         self.input_size = (self._segmenter.encoder_size, self._segmenter.encoder_size)
         self.is_image_set = True
+
+    def predict_torch(self, *arguments: Any, **named: Any) -> tuple[Tensor, Tensor, Tensor]:
+        """See segment_anything's `SamPredictor.predict_torch`."""
+        with added_to_upscaling(self.model.mask_decoder, self._maps):
+            return super().predict_torch(*arguments, **named)
 
 
 class ResizeToSquare(ResizeLongestSide):
@@ -124,9 +132,18 @@ class AdaptedImageEncoder(nn.Module):
         """Normalised and padded (B, 3, E, E) -> adapted embedding (B, C, G, G).
 
         The adapter sees what the encoder sees, at its own size; padding, 0 here, is the mean colour there.
+
+        Raises:
+            UserError: the adapter has a high-resolution path, for which this interface has no place.
         """
         mean, std = (x.new_tensor(values).view(1, 3, 1, 1) for values in (PIXEL_MEAN, PIXEL_STD))
         pixels = x * std + mean
         if self.image_size != self.img_size:
             pixels = F.interpolate(pixels, (self.image_size, self.image_size), mode="bilinear", antialias=True)
-        return self.segmenter.adapt(self.segmenter.image_encoder(x), pixels.round().clamp(0, 255))
+        embeddings, maps = self.segmenter.adapt(self.segmenter.image_encoder(x), pixels.round().clamp(0, 255))
+        if maps:
+            raise UserError(
+                "cad_hires adds to the mask decoder, which SAM's own predictor and batched interface cannot: use the "
+                "predictor of cad.sam_predictor (for a mask generator: generator.predictor = predictor)"
+            )
+        return embeddings

@@ -24,7 +24,7 @@ from cad.models.segmenter import Segmenter
 from cad.models.weights import save_weights
 from cad.precision import autocast, gradient_scaler
 from cad.training.logger import Log
-from cad.training.losses import segmentation_losses
+from cad.training.losses import segmentation_losses, structure_loss
 from cad.training.resume import ResumeFile
 from cad.training.state import Best, Progress, TrainingState
 from cad.training.stopping import StopRequest
@@ -178,7 +178,7 @@ def train_step(
     sums: list[Tensor] = []
     for batch in batches:
         batch = to_device(batch, state.device)
-        scores, logits = accumulate_gradients(segmenter, batch, images, state.scaler, args.precision)
+        scores, logits = accumulate_gradients(segmenter, batch, images, state.scaler, args.precision, args.loss)
         preview.keep(batch, logits)
         names += batch["name"]
         sums.append(torch.stack([values.sum() for values in scores.values()]))
@@ -274,7 +274,8 @@ def rehearse(segmenter: Segmenter, loaders: Loaders, args: argparse.Namespace, d
     full_batches = loaders.sampler.left // (args.batch_size * processes())
     for batch in islice(loaders.train, min(REHEARSED_BATCHES, full_batches)):
         batch = to_device(batch, device)
-        accumulate_gradients(segmenter, batch, args.batch_size, gradient_scaler("fp32", device), args.precision)
+        scaler = gradient_scaler("fp32", device)
+        accumulate_gradients(segmenter, batch, args.batch_size, scaler, args.precision, args.loss)
     for parameter in segmenter.parameters():
         parameter.grad = None
     if loaders.validation is not None:
@@ -297,12 +298,14 @@ def accumulate_gradients(
     images_in_step: int,
     scaler: torch.amp.GradScaler,
     precision: str,
+    loss: str = "original",
 ) -> tuple[dict[str, Tensor], Tensor]:
     """Forward and backward of one batch, adding to the gradients its share of a step over `images_in_step` images.
 
     Args:
         batch: "image" (B, 3, S, S) uint8, "mask" (B, 1, S, S) uint8, and "embedding" (B, C, G, G) unless the segmenter
             has its encoder; on the segmenter's device.
+        loss: one of `cad.training.options.LOSSES`. The scores are the same for all, so that runs can be compared.
 
     Returns:
         For each name in `METRICS` its value for each image, (B,); and the logits (B, 1, S, S).
@@ -310,7 +313,8 @@ def accumulate_gradients(
     with autocast(precision, batch["image"].device):
         logits = segmenter(batch["image"], batch.get("embedding"))
     bce, iou_loss = segmentation_losses(logits, batch["mask"])
-    scaler.scale((bce + iou_loss).sum() / images_in_step).backward()
+    losses = bce + iou_loss if loss == "original" else structure_loss(logits, batch["mask"])
+    scaler.scale(losses.sum() / images_in_step).backward()
     logits = logits.detach()
     scores = (bce.detach(), iou_loss.detach(), *overlap(logits, batch["mask"].to(logits.dtype)))
     return dict(zip(METRICS, scores, strict=True)), logits

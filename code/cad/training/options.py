@@ -8,6 +8,7 @@ import argparse
 from pathlib import Path
 
 from cad.errors import UserError
+from cad.models.adapter_design import ADAPTERS, GATES, AdapterDesign
 from cad.options import (
     DEMO_TASKS,
     OneLineParser,
@@ -28,6 +29,7 @@ from cad.options import (
 
 # Enough for the demo to show something within a minute or two on two CPU cores.
 DEMO_EPOCHS = 10
+LOSSES = ("original", "structure")  # of losses.py, which imports torch
 DEMO_LR = 2e-3
 
 
@@ -76,6 +78,7 @@ def training_parser(prog: str, description: str) -> OneLineParser:
         "(default: the official file name of the model type in checkpoints/; random for vit_demo)",
     )
     _add_image_size(model)
+    _add_adapter_flags(parser.add_argument_group("adapter of run_cad.py"))
 
     training = parser.add_argument_group("training")
     _add_batch_flags(training)
@@ -84,6 +87,13 @@ def training_parser(prog: str, description: str) -> OneLineParser:
     )
     training.add_argument(
         "--lr", type=positive_float, help=f"AdamW's learning rate, cosine to 0 (default: 2e-4; {DEMO_LR:g} for --demo)"
+    )
+    training.add_argument(
+        "--loss",
+        choices=LOSSES,
+        default=LOSSES[0],
+        help="original: cross-entropy plus IoU loss; structure: both weighted towards the mask's boundary, as in F3Net "
+        "(default: %(default)s)",
     )
     training.add_argument(
         "--seed", type=seed_number, default=21, metavar="N", help="seed of everything random (default: 21)"
@@ -147,9 +157,40 @@ def memory_parser(prog: str, description: str) -> OneLineParser:
     add_model_type(model)
     parser.set_defaults(model_type="vit_b")
     _add_image_size(model)
+    _add_adapter_flags(parser.add_argument_group("adapter of CAD"))
     _add_batch_flags(parser.add_argument_group("training"))
     _add_memory_flags(parser)
     return parser
+
+
+def _add_adapter_flags(group: argparse._ArgumentGroup) -> None:
+    published = AdapterDesign()
+    group.add_argument(
+        "--adapter",
+        choices=ADAPTERS,
+        default=published.adapter,
+        help="cad: as published; cad_hires: with a high-resolution path into the mask decoder (default: %(default)s)",
+    )
+    group.add_argument(
+        "--adapter_scale",
+        type=positive_float,
+        default=published.adapter_scale,
+        metavar="X",
+        help="what the correction is multiplied by (default: %(default)s)",
+    )
+    group.add_argument(
+        "--adapter_gate",
+        choices=GATES,
+        default=published.adapter_gate,
+        help="fixed: by the scale; scalar, channel: by one trained number, or one a channel, that starts from it; "
+        "relative: by the scale times the standard deviation of the image's embedding (default: %(default)s)",
+    )
+    group.add_argument(
+        "--no_high_frequency",
+        action="store_false",
+        dest="high_frequency",
+        help="show the adapter zeros in place of the image's high frequencies",
+    )
 
 
 def _add_batch_flags(group: argparse._ArgumentGroup) -> None:
@@ -260,6 +301,15 @@ def resolve_training(args: argparse.Namespace) -> argparse.Namespace:
     args.checkpoint = sam_checkpoint_path(args.model_type, args.checkpoint, args.output_dir / "checkpoints")
     check_flags(args)
     return args
+
+
+def check_adapter_flags(args: argparse.Namespace, method: str) -> None:
+    """Raise UserError for flags of CAD's adapter that a method without one would leave aside."""
+    published = AdapterDesign().as_metadata()
+    for name, value in AdapterDesign.from_flags(args).as_metadata().items():
+        if method != "cad" and value != published[name]:
+            flag = "--no_high_frequency" if name == "high_frequency" else f"--{name} {value}"
+            raise UserError(f"{flag}: is of CAD's adapter: leave it out, or use run_cad.py")
 
 
 def check_flags(args: argparse.Namespace) -> None:

@@ -19,6 +19,7 @@ from tqdm import tqdm
 from cad.datasets.embedding_cache import CACHE_DTYPES
 from cad.device import total_memory
 from cad.evaluation.table import format_table
+from cad.models.adapter_design import AdapterDesign
 from cad.models.sam import MODEL_SIZES, build_empty
 from cad.models.segmenter import Segmenter, count_parameters
 from cad.precision import autocast, gradient_scaler, halve_frozen_weights
@@ -72,7 +73,8 @@ def predict_peak(args: argparse.Namespace, method: str) -> PeakMemory:
     # On the meta device until the weights are counted, as those of a run are on the CPU until they are halved.
     with torch.device("meta"):
         sam = build_empty(args.model_type)
-        segmenter = ValuelessSegmenter(sam, method, args.adapter_execution, args.grad_checkpointing)
+        design = AdapterDesign.from_flags(args)
+        segmenter = ValuelessSegmenter(sam, method, args.adapter_execution, args.grad_checkpointing, design)
     del sam
     halve_frozen_weights(segmenter.image_encoder, args.precision)
     encode_bytes = None
@@ -208,7 +210,7 @@ def report(args: argparse.Namespace) -> str:
     if args.json:
         return json.dumps(_record(args, peak))
     lines = [
-        f"{args.method} with {args.model_type}, {_headline(args)}",
+        f"{args.adapter if args.method == 'cad' else args.method} with {args.model_type}, {_headline(args)}",
         f"training step        {peak.train_mib:>10,.0f} MiB",
         f"trainable parameters {peak.trainable_parameters:>10,}",
         f"with the margin      {peak.card_mib:>10,.0f} MiB of a card",
@@ -232,6 +234,7 @@ def _record(args: argparse.Namespace, peak: PeakMemory) -> dict[str, Any]:
         "encode_peak_mib": None if peak.encode_mib is None else round(peak.encode_mib, 1),
         "trainable_parameters": peak.trainable_parameters,
         **{name: getattr(args, name) for name in ("method", "model_type", "batch_size", "precision")},
+        **({"adapter": args.adapter} if args.method == "cad" else {}),
     }
 
 

@@ -18,6 +18,7 @@ from cad.device import pick_device, pick_own_device
 from cad.distributed import from_first, is_first, local_rank, processes, rank
 from cad.errors import UserError
 from cad.files import hide_home, read_json_lines, remove_temporary_files, start_run_folder, write_json
+from cad.models.adapter_design import AdapterDesign
 from cad.models.sam import BaseWeights, load_sam
 from cad.models.segmenter import Segmenter, count_parameters
 from cad.models.weights import publish
@@ -154,8 +155,9 @@ def describe(
 ) -> dict[str, Any]:
     """What a weights file says of the model in it, as plain values; printed in short."""
     trainable, total = count_parameters(segmenter)
+    name = args.adapter if method == "cad" else method
     print(
-        f"{method}: {len(data.train)} training and {len(data.validation)} validation images "
+        f"{name}: {len(data.train)} training and {len(data.validation)} validation images "
         f"at {args.image_size} pixels\n"
         f"trainable params: {trainable:,} || all params: {total:,} || trainable: {100 * trainable / total:.2f} %"
     )
@@ -167,6 +169,7 @@ def describe(
         "demo": bool(args.demo),
         "demo_task": args.demo,
         "trainable_parameters": trainable,
+        **(segmenter.design.as_metadata() if method == "cad" else {}),
     }
 
 
@@ -234,7 +237,8 @@ def build_segmenter(args: argparse.Namespace, method: str, device: torch.device)
         args.adapter_execution = "plain"
     if processes() > 1 and method == "cad" and args.adapter_execution == "plain":
         raise UserError("--adapter_execution plain: only the lean one shares BatchNorm statistics between processes")
-    segmenter = Segmenter(sam, method, args.adapter_execution, args.grad_checkpointing)
+    design = AdapterDesign.from_flags(args)
+    segmenter = Segmenter(sam, method, args.adapter_execution, args.grad_checkpointing, design)
     halve_frozen_weights(segmenter.image_encoder, args.precision)
     return segmenter.to(device), base
 
