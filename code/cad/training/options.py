@@ -36,17 +36,28 @@ DEMO_LR = 2e-3
 def training_parser(prog: str, description: str) -> OneLineParser:
     """The flags of run_cad.py, run_sa.py and run_decoder.py."""
     parser = OneLineParser(prog=prog, description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    data = parser.add_argument_group("data")
-    data.add_argument("--train_image_dir", type=user_path, metavar="DIR", help="folder of training images")
-    data.add_argument(
+    _add_data_flags(parser.add_argument_group("data"))
+    _add_encoder_flags(parser.add_argument_group("model"))
+    _add_adapter_flags(parser.add_argument_group("adapter of run_cad.py"))
+    _add_optimisation_flags(parser.add_argument_group("training"))
+    _add_safety_flags(parser.add_argument_group("safety"))
+    _add_memory_flags(parser)
+    _add_output_flags(parser.add_argument_group("output and logging"))
+    _add_original_flags(parser.add_argument_group("accepted for the original's command lines"))
+    return parser
+
+
+def _add_data_flags(group: argparse._ArgumentGroup) -> None:
+    group.add_argument("--train_image_dir", type=user_path, metavar="DIR", help="folder of training images")
+    group.add_argument(
         "--train_mask_dir",
         type=user_path,
         metavar="DIR",
         help="folder of their masks, of the same names up to the extension",
     )
-    data.add_argument("--val_image_dir", type=user_path, metavar="DIR", help="folder of validation images")
-    data.add_argument("--val_mask_dir", type=user_path, metavar="DIR", help="folder of their masks")
-    data.add_argument(
+    group.add_argument("--val_image_dir", type=user_path, metavar="DIR", help="folder of validation images")
+    group.add_argument("--val_mask_dir", type=user_path, metavar="DIR", help="folder of their masks")
+    group.add_argument(
         "--val_fraction",
         type=fraction,
         default=0.1,
@@ -54,12 +65,12 @@ def training_parser(prog: str, description: str) -> OneLineParser:
         help="without validation folders: the share of the training images, chosen by the seed, to validate on; "
         "0 trains on everything and keeps the last epoch, as the original (default: %(default)s)",
     )
-    data.add_argument(
+    group.add_argument(
         "--demo",
         choices=DEMO_TASKS,
         help="train vit_demo on a built-in synthetic set; needs no data and no SAM weights",
     )
-    data.add_argument(
+    group.add_argument(
         "--views",
         type=count,
         default=4,
@@ -67,81 +78,81 @@ def training_parser(prog: str, description: str) -> OneLineParser:
         help="augmented views of each image, shown in turn, one an epoch; as many as epochs is training without a "
         "cache; 0 = no augmentation (default: %(default)s)",
     )
-    add_reading_flags(data)
+    add_reading_flags(group)
 
-    model = parser.add_argument_group("model")
-    add_model_type(model)
-    model.add_argument(
+
+def _add_encoder_flags(group: argparse._ArgumentGroup) -> None:
+    add_model_type(group)
+    group.add_argument(
         "--checkpoint",
         metavar="FILE",
         help="SAM's weights, or the word random for seeded random ones "
         "(default: the official file name of the model type in checkpoints/; random for vit_demo)",
     )
-    _add_image_size(model)
-    _add_adapter_flags(parser.add_argument_group("adapter of run_cad.py"))
+    _add_image_size(group)
 
-    training = parser.add_argument_group("training")
-    _add_batch_flags(training)
-    training.add_argument(
+
+def _add_optimisation_flags(group: argparse._ArgumentGroup) -> None:
+    _add_batch_flags(group)
+    group.add_argument(
         "--epoch", type=positive_int, metavar="N", help=f"passes over the data (default: 20; {DEMO_EPOCHS} for --demo)"
     )
-    training.add_argument(
+    group.add_argument(
         "--lr", type=positive_float, help=f"AdamW's learning rate, cosine to 0 (default: 2e-4; {DEMO_LR:g} for --demo)"
     )
-    training.add_argument(
+    group.add_argument(
         "--loss",
         choices=LOSSES,
         default=LOSSES[0],
         help="original: cross-entropy plus IoU loss; structure: both weighted towards the mask's boundary, as in F3Net "
         "(default: %(default)s)",
     )
-    training.add_argument(
+    group.add_argument(
         "--seed", type=seed_number, default=21, metavar="N", help="seed of everything random (default: 21)"
     )
-    add_machine_flags(training)
+    add_machine_flags(group)
 
-    _add_safety_flags(parser.add_argument_group("safety"))
-    _add_memory_flags(parser)
-    output = parser.add_argument_group("output and logging")
-    add_output_dir(output)
-    output.add_argument(
+
+def _add_output_flags(group: argparse._ArgumentGroup) -> None:
+    add_output_dir(group)
+    group.add_argument(
         "--cache_dir", type=user_path, metavar="DIR", help="where embeddings are kept (default: runs/embeddings)"
     )
-    output.add_argument(
+    group.add_argument(
         "--publish",
         metavar="NAME",
         help="also copy the finished weights to checkpoints/NAME, but never a demo's over others",
     )
-    output.add_argument(
+    group.add_argument(
         "--project_name", default="sam-cad", metavar="NAME", help="Weights & Biases project (default: %(default)s)"
     )
-    output.add_argument(
+    group.add_argument(
         "--wandb",
         choices=("auto", "online", "offline", "disabled"),
         default="auto",
         help="auto: online when an API key is configured, else offline; never asks for a login (default: %(default)s)",
     )
-    output.add_argument(
+    group.add_argument(
         "--wandb_details",
         action="store_true",
         help="send code version, git state and host details to Weights & Biases too (default: off)",
     )
 
-    original = parser.add_argument_group("accepted for the original's command lines")
-    original.add_argument(
+
+def _add_original_flags(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
         "--dist",
         type=str2bool,
         default=False,
         metavar="BOOL",
         help="train on all GPUs of this machine, --batch_size images on each, as torchrun --nproc_per_node GPUS does",
     )
-    original.add_argument(
+    group.add_argument(
         "--port", type=count, default=29500, metavar="N", help="port of --dist True (default: %(default)s)"
     )
-    original.add_argument(
+    group.add_argument(
         "--local_rank", type=int, default=0, metavar="N", help="unused: torchrun tells each process its GPU"
     )
-    return parser
 
 
 def memory_parser(prog: str, description: str) -> OneLineParser:

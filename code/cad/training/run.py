@@ -2,7 +2,8 @@
 
 import argparse
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -73,16 +74,16 @@ def train(args: argparse.Namespace, method: str, saved: SavedRun | None = None) 
         check_saved(saved, about, weights)
     log = start_log(folder, settings, args, saved)
     about["wandb_id"] = log.wandb_id
-    try:
+
+    def start_run(segmenter: Segmenter, loaders: Loaders, stop: StopRequest) -> tuple[TrainingState, Run]:
+        state = start_state(segmenter, loaders, args, device, saved, weights)
+        resume_file = ResumeFile(folder, about, state, args.save_every)
+        resume_file.save()
+        return state, Run(weights, metadata, log, resume_file, stop)
+
+    with closing(log), memory_advice(args, method, device):
         if saved is not None and is_first():
             remove_temporary_files(folder / RESUME_FILE, folder / "summary.json", weights)  # of killed processes
-
-        def start_run(segmenter: Segmenter, loaders: Loaders, stop: StopRequest) -> tuple[TrainingState, Run]:
-            state = start_state(segmenter, loaders, args, device, saved, weights)
-            resume_file = ResumeFile(folder, about, state, args.save_every)
-            resume_file.save()
-            return state, Run(weights, metadata, log, resume_file, stop)
-
         summary, pictures = train_and_validate(segmenter, base, data, args, device, start_run)
         if device.type == "cuda":  # nothing counts tensors elsewhere, and the prediction takes seconds
             summary |= compare_with_prediction(args, method, device)
@@ -90,13 +91,18 @@ def train(args: argparse.Namespace, method: str, saved: SavedRun | None = None) 
             finish(summary, folder, weights, args)
             report(folder, settings, metadata | summary, pictures)
             (folder / RESUME_FILE).unlink()  # finished: nothing to resume
+    return weights
+
+
+@contextmanager
+def memory_advice(args: argparse.Namespace, method: str, device: torch.device) -> Iterator[None]:
+    """Turn running out of memory into a UserError with the flags that would make the run fit."""
+    try:
+        yield
     except RuntimeError as error:
         if not is_out_of_memory(error):
             raise
         raise UserError(out_of_memory_advice(args, method, device)) from error
-    finally:
-        log.close()
-    return weights
 
 
 def train_and_validate(
