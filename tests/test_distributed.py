@@ -191,3 +191,11 @@ def test_a_job_that_is_stopped_resumes_on_as_many_processes_only(tmp_path):
     assert resumed.returncode == 0, resumed.stderr
     for one, two in zip(log_of(tmp_path / "whole"), log_of(tmp_path / "cut"), strict=True):
         assert json.dumps(one["train"]) == json.dumps(two["train"])
+
+
+@pytest.mark.slow
+def test_a_process_without_an_image_needs_no_view_that_is_not_cached(tmp_path):
+    images, masks = write_pairs(tmp_path / "data", count=5)
+    data = ["--train_image_dir", str(images), "--train_mask_dir", str(masks), "--batch_size", "2", "--views", "1"]
+    done = run(tmp_path / "out", "decoder", *data, "--seed", "0", "--val_fraction", "0", launcher=torchrun(2))
+    assert done.returncode == 0, done.stderr

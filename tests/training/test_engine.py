@@ -5,6 +5,7 @@ import torch
 from training_runs import log_of, resolved
 
 from cad.errors import UserError
+from cad.evaluation.metrics import METRICS
 from cad.models.segmenter import TRAINED_METHODS
 from cad.models.weights import read_weights
 from cad.training import engine
@@ -117,3 +118,35 @@ def test_a_frozen_parameter_that_changes_stops_the_run(pair_folders, tmp_path, m
     monkeypatch.setattr(engine, "train_step", meddling)
     with pytest.raises(RuntimeError, match="iou_prediction_head.layers.0.weight is frozen but has changed"):
         train(resolved(pair_folders, tmp_path), "decoder")
+
+
+def test_a_gradient_that_is_never_finite_in_fp16_is_no_overflow_of_the_scale(pair_folders, tmp_path, monkeypatch):
+    spoil(monkeypatch, range(1, 100), "gradient")
+    with pytest.raises(UserError, match="the gradient is not finite on the images photo_"):
+        train(resolved(pair_folders, tmp_path, "--precision", "fp16", "--epoch", "9", "--lr", "1e-4"), "decoder")
+    assert 5 <= len(log_of(tmp_path)) <= 6  # the scale, 2**16, is halved at each of three steps an epoch
+
+
+def test_a_validation_loss_that_is_not_finite_ends_the_run(pair_folders, tmp_path, monkeypatch):
+    calls = []
+
+    def evaluate(*_):
+        calls.append(1)
+        return {name: [float("nan") if len(calls) == 3 else 0.5] for name in METRICS}
+
+    monkeypatch.setattr(engine, "evaluate", evaluate)  # the first call is the rehearsal's
+    with pytest.raises(UserError, match="epoch 2: the validation loss is not finite"):
+        train(resolved(pair_folders, tmp_path), "decoder")
+    assert len(log_of(tmp_path)) == 1
+
+
+def test_a_signal_that_arrives_while_processes_agree_waits_for_the_next_step(monkeypatch):
+    stop = StopRequest()
+
+    def gather(value):
+        stop.signal = 15
+        return [value, None]
+
+    monkeypatch.setattr(engine, "gather", gather)
+    engine.stop_if_asked(engine.Run(None, {}, None, None, stop))
+    assert stop.signal == 15

@@ -177,6 +177,16 @@ def test_flags_that_change_the_numbers_are_refused_and_others_followed(cut_off, 
     assert "--num_workers 1: the run" in out and "has 0; followed" in out and "--save_every 3.0: the run" in out
 
 
+def test_data_that_moved_are_followed_and_paths_may_be_relative(cut_off, pair_folders, tmp_path, capsys, monkeypatch):
+    (run,) = unfinished_runs(tmp_path / "out" / "runs")
+    folder = pair_folders[0].parent.rename(tmp_path / "moved")
+    moved = ["--train_image_dir", str(folder / "image"), "--train_mask_dir", str(folder / "mask")]
+    monkeypatch.chdir(run.folder.parent)
+    assert run_decoder.main(["--resume", run.folder.name, *moved]) == 0
+    assert "--train_image_dir" in capsys.readouterr().out
+    assert (run.folder / "summary.json").is_file()
+
+
 def test_other_data_and_other_methods_are_refused(cut_off, pair_folders, tmp_path, capsys):
     (run,) = unfinished_runs(tmp_path / "out" / "runs")
     error = error_of(capsys, run_cad.main, ["--resume", str(run.folder)])

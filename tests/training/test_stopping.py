@@ -58,3 +58,15 @@ def test_a_worker_ignores_signals_until_python_ends_it(tmp_path):
     script.write_text(WITH_WORKERS)
     done = subprocess.run([sys.executable, script], env=os.environ | {"PYTHONPATH": CODE}, timeout=60)
     assert done.returncode == 0
+
+
+def test_under_torchrun_a_signal_soon_after_another_is_its_echo(monkeypatch):
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with StopRequest() as stop:
+        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert stop.signal == signal.SIGTERM
+        monkeypatch.setattr(stopping, "ECHO_SECONDS", 0)
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGTERM)
