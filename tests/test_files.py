@@ -68,3 +68,10 @@ def test_a_blocked_checkpoints_folder_is_one_line_and_leaves_no_run(tmp_path):
     with pytest.raises(UserError, match=r"checkpoints: cannot be written"):
         start_run_folder(tmp_path)
     assert not (tmp_path / "runs").exists()
+
+
+def test_the_longest_name_that_a_folder_takes_can_be_written(tmp_path):
+    for name in ("x" * 255, "\N{SNOWMAN}" * 85):
+        write_atomically(tmp_path / name, lambda file: file.write(b"whole"))
+        assert (tmp_path / name).read_bytes() == b"whole"
+    assert len(list(tmp_path.iterdir())) == 2

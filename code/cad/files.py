@@ -12,6 +12,8 @@ from typing import Any, BinaryIO
 
 from cad.errors import UserError
 
+LONGEST_NAME = 255  # bytes, on every common file system
+
 
 def write_atomically(path: Path, write: Callable[[BinaryIO], object], durable: bool = True) -> None:
     """Write a file under a temporary name beside it, force it to the disk, then rename it into place.
@@ -24,7 +26,9 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object], durable: b
         UserError: the disk is full or the folder cannot be written; an older file of that name is left as it was.
     """
     # The process and a random part: machines or containers that share the folder may have processes of one number.
-    temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(3)}.tmp")
+    ending = f".{os.getpid()}-{secrets.token_hex(3)}.tmp"
+    name = os.fsdecode(os.fsencode(path.name)[: LONGEST_NAME - 1 - len(ending)])
+    temporary = path.with_name(f".{name}{ending}")
     try:
         with temporary.open("wb") as file:
             write(file)

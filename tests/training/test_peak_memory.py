@@ -11,7 +11,7 @@ from torch.utils._pytree import tree_leaves
 
 from cad.errors import UserError
 from cad.models.adapter_design import AdapterDesign
-from cad.models.sam import SAM_SIZES, SamSize, build_random_sam
+from cad.models.sam import MODEL_SIZES, SAM_SIZES, SamSize, build_random_sam
 from cad.models.segmenter import TRAINED_METHODS, Segmenter
 from cad.precision import autocast, gradient_scaler, halve_frozen_weights
 from cad.training import peak_memory, run
@@ -133,7 +133,8 @@ SLOW_CASES = (
     ids=lambda value: " ".join(map(str, value.values())) if isinstance(value, dict) else value,
 )
 def test_the_prediction_is_what_a_real_step_takes(method, changes, monkeypatch):
-    monkeypatch.setitem(SAM_SIZES, "full_decoder", FULL_DECODER)
+    for sizes in (SAM_SIZES, MODEL_SIZES):
+        monkeypatch.setitem(sizes, "full_decoder", FULL_DECODER)
     args = changed(flags(), **changes)
     train, encode = real_peaks(args, method)
     predicted = predict_peak(args, method)

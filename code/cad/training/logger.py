@@ -164,11 +164,13 @@ class RunLog:
             self._wandb.log({key: [wandb.Image(array, caption=name) for name, array in pictures]}, step=epoch)
 
     def close(self) -> None:
-        self._wandb.finish()
-        for file in self.folder.glob("wandb/*run-*/logs/*.log"):  # wandb's own notes name the folder they are in
-            hide_home_in_file(file)
-        with contextlib.suppress(OSError):  # what could not be written has been reported
-            self._file.close()  # last: it unlocks the run
+        try:
+            self._wandb.finish()
+            for file in self.folder.glob("wandb/*run-*/logs/*.log"):  # wandb's own notes name the folder they are in
+                hide_home_in_file(file)
+        finally:
+            with contextlib.suppress(OSError):  # what could not be written has been reported
+                self._file.close()  # last: it unlocks the run
 
 
 def open_log(folder: Path, epochs_done: int) -> io.FileIO:
