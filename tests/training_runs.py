@@ -34,5 +34,6 @@ def result_of(output, name="*"):
     weights = read_weights(output / "checkpoints" / f"{log.parent.name}.pth")
     state = {name: tensor.numpy().tobytes() for name, tensor in weights.state.items()}
     summary = json.loads((log.parent / "summary.json").read_text())
-    assert not list(output.rglob("*.tmp")) and not list(output.rglob("resume.pth"))
+    left = [*output.rglob("*.tmp"), *output.rglob("resume.pth")]
+    assert left == []
     return records, state, weights.metadata["metrics"], summary["metrics"]

@@ -158,6 +158,7 @@ def cut_off(main, monkeypatch, project, *flags):
         assert main([*fixed, "--epoch", "1", *flags]) == 130
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_with_its_own_data_and_flags(project, tmp_path, monkeypatch):
     images, masks = map(str, write_pairs(tmp_path / "mine"))
     data = ["--train_image_dir", images, "--train_mask_dir", masks, "--model_type", "vit_demo"]
@@ -175,6 +176,7 @@ def test_a_run_goes_on_with_its_own_data_and_flags(project, tmp_path, monkeypatc
     assert code == 0 and "demo" not in out, err
 
 
+@pytest.mark.slow
 @pytest.mark.slow
 def test_behind_a_resumed_demo_the_next_method_starts_its_own(project, tmp_path, monkeypatch):
     cut_off(run_sa.main, monkeypatch, project, "--demo", "shadow")

@@ -27,7 +27,7 @@ SCRIPTS = {"cad": run_cad, "sam_adapter": run_sa, "decoder": run_decoder}
 HOLD_A_LOCK = """
 import fcntl, sys, time
 file = open(sys.argv[1], "a")
-fcntl.flock(file, fcntl.LOCK_EX)
+fcntl.lockf(file, fcntl.LOCK_EX)
 print("locked", flush=True)
 time.sleep(60)
 """

@@ -48,8 +48,9 @@ def unfinished_runs(runs: Path) -> list[UnfinishedRun]:
 def lock(file: IO[Any]) -> bool:
     """Lock an open file until it is closed or the process ends; False where another process has it locked."""
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+        # Not flock: processes that read images would share its lock, and keep it for seconds after the run was killed.
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
         return False
     except OSError:
         return True  # a file system without locks: nobody can be told apart
