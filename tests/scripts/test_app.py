@@ -27,7 +27,6 @@ def test_wrong_flags_are_one_line(tmp_path, capsys):
 
 
 @pytest.mark.slow
-@pytest.mark.slow
 def test_it_serves_this_machine_until_interrupted(tmp_path):
     pytest.importorskip("gradio", reason="gradio is not installed: pip install gradio")
     with socket.socket() as probe:

@@ -59,6 +59,7 @@ def test_the_demo_trains_both_and_eval_scores_both_from_any_folder(project, tmp_
     assert re.findall(r"^(cad|sam_adapter) ", out, re.MULTILINE) == ["cad", "sam_adapter"] * 2
 
 
+@pytest.mark.slow
 def test_own_folders_are_relative_to_the_user_and_a_missing_one_is_no_demo(project, tmp_path):
     write_pairs(tmp_path / "mine")
     settings = {
@@ -176,7 +177,6 @@ def test_a_run_goes_on_with_its_own_data_and_flags(project, tmp_path, monkeypatc
     assert code == 0 and "demo" not in out, err
 
 
-@pytest.mark.slow
 @pytest.mark.slow
 def test_behind_a_resumed_demo_the_next_method_starts_its_own(project, tmp_path, monkeypatch):
     cut_off(run_sa.main, monkeypatch, project, "--demo", "shadow")
