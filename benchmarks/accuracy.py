@@ -10,7 +10,8 @@ python benchmarks/accuracy.py ... --output_dir accuracy --model_type vit_demo --
 Writes table.md, metrics.json and figure.png to the output folder. Every number is the mean over the seeds; in brackets
 is its 95 % bootstrap interval over test images, behind it the standard deviation over seeds; differences are paired by
 image (see code/cad/evaluation/seeds.py). Memory is predicted (code/memory.py). A run that is finished in the output
-folder is not trained again, and one that was cut off is resumed: the same command goes on. The last line is JSON.
+folder is not trained again, and one that was cut off is resumed: the same command goes on.
+The last line is JSON, and says where metrics.json is.
 """
 
 import argparse
@@ -88,7 +89,7 @@ class Weights:
 
 def read_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     """The flags, with what --quick means filled in."""
-    parser = OneLineParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = OneLineParser(description=__doc__)
     for part in ("train", "test"):
         parser.add_argument(f"--{part}_image_dir", type=user_path, metavar="DIR", required=part == "test")
         parser.add_argument(f"--{part}_mask_dir", type=user_path, metavar="DIR", required=part == "test")
@@ -145,9 +146,9 @@ def main() -> None:
     if "zero_shot" in args.methods:
         weights.append(Weights("zero_shot", 0, None))
     scored, protocol = score(weights, test, args)
-    metrics = write_report(args.output_dir, scored, protocol)
+    write_report(args.output_dir, scored, protocol)
     print((args.output_dir / "table.md").read_text())
-    print(json.dumps({"benchmark": "accuracy", "output_dir": str(args.output_dir), **metrics}))
+    print(json.dumps({"benchmark": "accuracy", "metrics": str(args.output_dir / "metrics.json")}))
 
 
 def trained_weights(args: argparse.Namespace, name: str, seed: int) -> Path:

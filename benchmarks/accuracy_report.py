@@ -11,9 +11,10 @@ from cad.evaluation.compared import Compared
 from cad.evaluation.figures import ACCENT, INK, MUTED, new_figure, save_figure
 from cad.evaluation.intervals import Scores
 from cad.evaluation.measures import MEASURES
-from cad.evaluation.results import Difference, Estimate
+from cad.evaluation.outputs import plain_difference, plain_estimate
+from cad.evaluation.results import Difference
 from cad.evaluation.seeds import SeedEstimate, compare_seeds, summarise_seeds
-from cad.evaluation.table import digits_of, markdown_text, protocol_line, with_interval
+from cad.evaluation.table import difference_lines, digits_of, markdown_text, protocol_line, with_interval
 from cad.files import hide_home, write_atomically, write_json
 from cad.training.options import memory_parser
 from cad.training.peak_memory import predict_peak
@@ -44,17 +45,15 @@ class Row:
         return len(self.weights)
 
 
-def write_report(folder: Path, scored: dict[str, list[Found]], protocol: dict[str, Any]) -> dict[str, Any]:
-    """Write table.md, metrics.json and figure.png; return the content of metrics.json."""
+def write_report(folder: Path, scored: dict[str, list[Found]], protocol: dict[str, Any]) -> None:
+    """Write table.md, metrics.json and figure.png."""
     runs = {name: [one.scores for one in found] for name, found in scored.items()}
     rows = {name: summarise_configuration(found, protocol["seed"]) for name, found in scored.items()}
     differences = compare_seeds(runs, protocol["seed"])
-    metrics = as_json(rows, differences, protocol)
-    write_json(folder / "metrics.json", metrics)
+    write_json(folder / "metrics.json", as_json(rows, differences, protocol))
     table = markdown(rows, differences, protocol)
     write_atomically(folder / "table.md", lambda file: file.write(table.encode()))
     write_figure(folder / "figure.png", rows)
-    return metrics
 
 
 def summarise_configuration(found: list[Found], seed: int) -> Row:
@@ -91,22 +90,14 @@ def as_json(rows: dict[str, Row], differences: list[Difference], protocol: dict[
                 "train_peak_mib": row.train_peak_mib,
                 "seconds_per_epoch": row.seconds_per_epoch,
                 "metrics": {
-                    metric: plain(one.mean) | {"of_seeds": one.of_seeds, "spread": one.spread}
+                    metric: plain_estimate(one.mean) | {"of_seeds": one.of_seeds, "spread": one.spread}
                     for metric, one in row.metrics.items()
                 },
             }
             for name, row in rows.items()
         },
-        "differences": [
-            {"metric": one.metric, "first": one.first, "second": one.second, "verdict": one.verdict}
-            | plain(one.estimate)
-            for one in differences
-        ],
+        "differences": [plain_difference(one) for one in differences],
     }
-
-
-def plain(estimate: Estimate) -> dict[str, Any]:
-    return {"value": estimate.value, "ci": estimate.ci and list(estimate.ci)}
 
 
 def markdown(rows: dict[str, Row], differences: list[Difference], protocol: dict[str, Any]) -> str:
@@ -122,12 +113,7 @@ def markdown(rows: dict[str, Row], differences: list[Difference], protocol: dict
     line("training step, MiB (predicted)", [number(row.train_peak_mib) for row in rows.values()])
     line("s/epoch", [number(row.seconds_per_epoch, 1) for row in rows.values()])
     line("seeds", [str(row.seeds) for row in rows.values()])
-    if differences:
-        lines += ["", "| metric | first | second | first minus second | first is |", "|---|---|---|---|---|"]
-    for one in differences:
-        labels = f"{markdown_text(one.first)} | {markdown_text(one.second)}"
-        found = with_interval(one.estimate, one.metric, signed=True)
-        lines.append(f"| {MEASURES[one.metric].title} | {labels} | {found} | {one.verdict} |")
+    lines += difference_lines(differences)
     how = "Means over seeds, ± the standard deviation over seeds; differences are paired by image, seeds averaged."
     return "\n".join([*lines, "", f"{protocol_line(protocol)} {how}", ""])
 

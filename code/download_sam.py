@@ -24,9 +24,7 @@ def sha256_digits(text: str) -> str:
 
 
 def build_parser() -> OneLineParser:
-    parser = OneLineParser(
-        prog="download_sam.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = OneLineParser(prog="download_sam.py", description=__doc__)
     published = [model_type for model_type in SAM_TYPES if model_type != "vit_demo"]
     parser.add_argument("--model_type", required=True, choices=published, help="size of SAM")
     parser.add_argument("--url", metavar="URL", help="another address, http or https, such as a mirror's")

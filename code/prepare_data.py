@@ -7,7 +7,6 @@
 Where the data sets come from, and what each looks like: docs/DATASETS.md. Files that are there are never replaced.
 """
 
-import argparse
 import sys
 from collections.abc import Sequence
 
@@ -18,9 +17,7 @@ from cad.options import OneLineParser, user_path
 
 
 def build_parser() -> OneLineParser:
-    parser = OneLineParser(
-        prog="prepare_data.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = OneLineParser(prog="prepare_data.py", description=__doc__)
     add = parser.add_argument
     add("--dataset", required=True, choices=(*DATASETS, "coco"), help="which data set it is")
     add("--from_dir", required=True, type=user_path, metavar="DIR", help="the unpacked download; of COCO, the images")

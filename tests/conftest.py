@@ -1,9 +1,14 @@
 """Fixtures that several rooms share: small folders of images and masks, and the --slow switch."""
 
+import signal
+
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings
 from PIL import Image
+
+# A background job of a script ignores Ctrl-C, and would hand that on to the processes that tests start and interrupt.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_addoption(parser):

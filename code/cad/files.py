@@ -64,18 +64,17 @@ def _refusal_behind(error: BaseException | None) -> OSError | None:
     return error
 
 
-def unfinished_name(path: Path) -> tuple[str, int] | None:
-    """The name that a temporary file of `write_atomically` was to get, and its process; None for any other file."""
-    found = re.fullmatch(r"\.(.+)\.(\d+)-[0-9a-f]{6}\.tmp", path.name, re.DOTALL)
-    return (found[1], int(found[2])) if found else None
+def unfinished_name(path: Path) -> str | None:
+    """The name that a temporary file of `write_atomically` was to get; None for any other file."""
+    found = re.fullmatch(r"\.(.+)\.\d+-[0-9a-f]{6}\.tmp", path.name, re.DOTALL)
+    return found[1] if found else None
 
 
 def remove_temporary_files(*paths: Path) -> None:
     """Remove what `write_atomically` leaves of these files when its process is killed. Nothing may be writing them."""
     for path in paths:
         for file in path.parent.glob(".*.tmp"):
-            unfinished = unfinished_name(file)
-            if unfinished and unfinished[0] == path.name:
+            if unfinished_name(file) == path.name:
                 file.unlink(missing_ok=True)
 
 

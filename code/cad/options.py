@@ -13,16 +13,26 @@ PROJECT_ROOT = Path(__file__).resolve().parents[2]
 # Spelt out here because the modules that own them import packages that a wrong flag should not wait for.
 SAM_TYPES = ("vit_b", "vit_l", "vit_h", "vit_demo")
 PACKAGED_TYPES = ("efficientnet_lite0",)
+TRAINED_METHODS = ("cad", "sam_adapter", "decoder")
 MODEL_TYPES = (*SAM_TYPES, *PACKAGED_TYPES)
 NO_FILE = ("random", "package")  # where weights come from, if not from a file
 DEMO_TASKS = ("camouflage", "shadow")
 
 
+def checkpoints_folder() -> Path:
+    """`checkpoints/` beside the code, or, where the package is installed elsewhere, below where the user stands."""
+    beside_code = PROJECT_ROOT / "checkpoints"
+    return beside_code if beside_code.is_dir() else Path("checkpoints")
+
+
 class OneLineParser(argparse.ArgumentParser):
-    """An ArgumentParser whose errors are one line, without the usage, and that takes whole flag names only."""
+    """An ArgumentParser whose errors are one line, without the usage, and that takes whole flag names only.
+
+    A description keeps its lines: those of the scripts are docstrings with examples.
+    """
 
     def __init__(self, **options: Any) -> None:
-        super().__init__(**options, allow_abbrev=False)
+        super().__init__(**options, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter)
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"error: {message} (see {self.prog} --help)\n")
@@ -46,6 +56,11 @@ def positive_float(text: str) -> float:
 def fraction(text: str) -> float:
     """A number from 0 up to but not including 1."""
     return _number(text, float, lambda value: 0 <= value < 1, "a number of at least 0 and below 1")
+
+
+def probability(text: str) -> float:
+    """A number from 0 to 1."""
+    return _number(text, float, lambda value: 0 <= value <= 1, "a probability from 0 to 1")
 
 
 def multiple_of_8(text: str) -> int:
@@ -79,6 +94,15 @@ def user_path(text: str) -> Path:
         raise argparse.ArgumentTypeError(f"{text}: {error}") from error
 
 
+def path_or_word(*words: str) -> Callable[[str], str]:
+    """The type of a flag that takes a path or one of a few words."""
+
+    def convert(text: str) -> str:
+        return text if text in words else str(user_path(text))
+
+    return convert
+
+
 def seed_number(text: str) -> int:
     """A whole number that every random generator takes."""
     return _number(text, int, lambda value: 0 <= value < 2**32, "a whole number from 0 to 4294967295")
@@ -109,13 +133,33 @@ def add_model_type(
     group.add_argument("--model_type", choices=MODEL_TYPES, help=f"size of SAM ({note})")
 
 
-def add_machine_flags(group: argparse._ArgumentGroup) -> None:
+def add_machine_flags(group: argparse._ActionsContainer) -> None:
     """The flag that says what to compute on."""
     group.add_argument(
         "--device",
         default="auto",
         metavar="NAME",
         help="auto, cpu, cuda, cuda:1, mps, ... (default: the first there is)",
+    )
+
+
+def add_base_weights(group: argparse._ActionsContainer) -> None:
+    """The flag that says where the SAM weights of trained weights are."""
+    group.add_argument(
+        "--sam_checkpoint",
+        type=user_path,
+        metavar="FILE",
+        help="the SAM weights they were trained on (default: the file that they name, beside them or in checkpoints/)",
+    )
+
+
+def add_trained_method(group: argparse._ActionsContainer) -> None:
+    """The flag that says what trained weights hold, where they cannot."""
+    group.add_argument(
+        "--method",
+        choices=TRAINED_METHODS,
+        help="what the trained weights must hold, which a whole SAM saved by the original's code after training the "
+        "decoder cannot say",
     )
 
 
@@ -149,7 +193,7 @@ def sam_checkpoint_path(model_type: str, given: str | None, checkpoints: Path, f
     official = SAM_SIZES[model_type].file_name
     if given == "random" or (given is None and not official):
         return "random"
-    path = user_path(given) if given else checkpoints / official
+    path = Path(given) if given else checkpoints / official
     if not path.is_file():
         raise MissingPathError(
             f"{flag} {path}: no such file; expected SAM's {model_type} weights"

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from conftest import write_pairs
@@ -38,7 +39,8 @@ def test_accuracy_trains_scores_and_goes_on_where_it_stopped(tmp_path):
         command = [sys.executable, PROJECT_ROOT / "benchmarks" / "accuracy.py", *flags, tmp_path / folder, *more]
         done = subprocess.run(command, capture_output=True, text=True, timeout=300)
         assert done.returncode == 0, done.stderr
-        return json.loads(done.stdout.splitlines()[-1]), done.stdout
+        metrics = json.loads(done.stdout.splitlines()[-1])["metrics"]
+        return json.loads(Path(metrics).read_text()), done.stdout
 
     first, printed = benchmark("out", *training)
     assert "decoder, seed 22" in printed and (tmp_path / "out" / "figure.png").stat().st_size > 10_000

@@ -69,6 +69,8 @@ def test_the_listed_model_types_are_those_that_can_be_built():
         (["--seed", "-1"], "--seed"),
         (["--seed", "4294967296"], "--seed: expected a whole number from 0 to 4294967295"),
         (["--train_image_dir", "~nobody-here/x"], "--train_image_dir: ~nobody-here/x: "),
+        (["--checkpoint", "~nobody-here/x"], "--checkpoint: ~nobody-here/x: "),
+        (["--resume", "~nobody-here/x"], "--resume: ~nobody-here/x: "),
         (["--epo", "2"], "unrecognized arguments: --epo"),
         (["--dist", "maybe"], "--dist: expected True or False, found 'maybe'"),
         (["--demo", "birds"], "--demo: invalid choice: 'birds'"),

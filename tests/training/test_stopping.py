@@ -70,3 +70,15 @@ def test_under_torchrun_a_signal_soon_after_another_is_its_echo(monkeypatch):
         monkeypatch.setattr(stopping, "ECHO_SECONDS", 0)
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGTERM)
+
+
+@pytest.mark.parametrize("number", StopRequest.SIGNALS)
+def test_an_ignored_signal_stays_ignored_as_nohup_wants(number):
+    before = signal.signal(number, signal.SIG_IGN)
+    try:
+        with StopRequest() as stop:
+            os.kill(os.getpid(), number)
+            assert stop.signal is None
+        assert signal.getsignal(number) is signal.SIG_IGN
+    finally:
+        signal.signal(number, before)

@@ -3,6 +3,7 @@
 import argparse
 
 from cad.options import (
+    TRAINED_METHODS,
     OneLineParser,
     add_machine_flags,
     add_model_type,
@@ -13,7 +14,7 @@ from cad.options import (
     user_path,
 )
 
-METHODS = ("cad", "sam_adapter", "decoder", "zero_shot")
+METHODS = (*TRAINED_METHODS, "zero_shot")
 
 
 def metric_size(text: str) -> int | str:
@@ -23,7 +24,7 @@ def metric_size(text: str) -> int | str:
 
 def evaluation_parser(prog: str, description: str) -> OneLineParser:
     """The flags of evaluate.py."""
-    parser = OneLineParser(prog=prog, description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = OneLineParser(prog=prog, description=description)
     data = parser.add_argument_group("data")
     data.add_argument(
         "--test_image_dir",

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from cad.evaluation.measures import PER_IMAGE
-from cad.evaluation.results import Estimate, Evaluation
+from cad.evaluation.results import Difference, Estimate, Evaluation
 from cad.evaluation.table import latex_table, markdown_table
 from cad.files import write_atomically, write_json
 
@@ -39,17 +39,18 @@ def as_json(evaluation: Evaluation) -> dict[str, Any]:
                 "method": result.method,
                 "weights": result.weights,
                 "metadata": result.metadata,
-                "metrics": {name: _plain(estimate) for name, estimate in result.summary.items()},
+                "metrics": {name: plain_estimate(estimate) for name, estimate in result.summary.items()},
             }
             for result in evaluation.methods
         },
-        "differences": [
-            {"metric": one.metric, "first": one.first, "second": one.second}
-            | _plain(one.estimate)
-            | {"verdict": one.verdict}
-            for one in evaluation.differences
-        ],
+        "differences": [plain_difference(one) for one in evaluation.differences],
     }
+
+
+def plain_difference(difference: Difference) -> dict[str, Any]:
+    """One difference as plain values."""
+    names = {"metric": difference.metric, "first": difference.first, "second": difference.second}
+    return names | plain_estimate(difference.estimate) | {"verdict": difference.verdict}
 
 
 def per_image_csv(evaluation: Evaluation) -> str:
@@ -70,7 +71,7 @@ def per_image_csv(evaluation: Evaluation) -> str:
     return text.getvalue()
 
 
-def _plain(estimate: Estimate) -> dict[str, Any]:
+def plain_estimate(estimate: Estimate) -> dict[str, Any]:
     """{"value", "ci"}; without the one or the other, null and the reason."""
     if estimate.value is None:
         return {"value": None, "reason": estimate.reason}

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from cad.evaluation.measures import MEASURES
-from cad.evaluation.results import Estimate, Evaluation, MethodResult
+from cad.evaluation.results import Difference, Estimate, Evaluation, MethodResult
 
 COLUMNS = ("method", "Dice", "IoU", "BCE", "IoU loss", "trained parameters", "s/epoch", "weights")
 FIELD_COLUMNS = ("method", "S", "E mean", "E max", "E adp", "wF", "F mean", "MAE", "BER %", "BER/image %", "bIoU")
@@ -67,13 +67,20 @@ def markdown_table(evaluation: Evaluation) -> str:
     for name, measure in MEASURES.items():
         cells = (with_interval(result.summary[name], name) for result in methods)
         lines.append(f"| {measure.title} {measure.arrow} | {' | '.join(cells)} |")
-    if evaluation.differences:
-        lines += ["", "| metric | first | second | first minus second | first is |", "|---|---|---|---|---|"]
-    for one in evaluation.differences:
+    lines += difference_lines(evaluation.differences)
+    return "\n".join([*lines, "", protocol_line(evaluation.protocol), ""])
+
+
+def difference_lines(differences: list[Difference]) -> list[str]:
+    """The differences as a Markdown table of its own, behind an empty line; nothing without any."""
+    if not differences:
+        return []
+    lines = ["", "| metric | first | second | first minus second | first is |", "|---|---|---|---|---|"]
+    for one in differences:
         labels = f"{markdown_text(one.first)} | {markdown_text(one.second)}"
         cell = with_interval(one.estimate, one.metric, signed=True)
         lines.append(f"| {MEASURES[one.metric].title} | {labels} | {cell} | {one.verdict} |")
-    return "\n".join([*lines, "", protocol_line(evaluation.protocol), ""])
+    return lines
 
 
 def latex_table(evaluation: Evaluation) -> str:

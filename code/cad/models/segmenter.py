@@ -28,8 +28,8 @@ from cad.models.conv_adapter import ConvAdapter, adapter_input
 from cad.models.high_resolution import added_to_upscaling
 from cad.models.sam import Sam, SamEncoder, normalise_for_encoder, resize_for_encoder
 from cad.models.sam_adapter import SamAdapterEncoder
+from cad.options import TRAINED_METHODS
 
-TRAINED_METHODS = ("cad", "sam_adapter", "decoder")
 METHODS = (*TRAINED_METHODS, "zero_shot")
 
 

@@ -9,7 +9,7 @@ from cad.files import refuse_existing, write_atomically
 from cad.models.sam import SAM_SIZES, read_weights_file
 from cad.models.segmenter import Segmenter
 from cad.models.weights import load_segmenter, read_weights
-from cad.options import PROJECT_ROOT
+from cad.options import checkpoints_folder
 
 
 def merge(args: argparse.Namespace) -> None:
@@ -29,7 +29,7 @@ def merge(args: argparse.Namespace) -> None:
             f"{args.checkpoint}: holds {metadata['method']}, whose adapter has no place in a plain SAM file; use "
             "cad.sam_predictor to prompt it through segment_anything, or export_onnx.py for other software"
         )
-    segmenter, metadata = load_segmenter(args.checkpoint, PROJECT_ROOT / "checkpoints", args.sam_checkpoint)
+    segmenter, metadata = load_segmenter(args.checkpoint, checkpoints_folder(), args.sam_checkpoint)
     state = sam_state(segmenter)
     write_atomically(args.output, lambda file: torch.save(state, file))
     print(f"{args.output}: SAM {metadata['model_type']} with the trained mask decoder, {len(state)} tensors")

@@ -11,7 +11,7 @@ import torch
 
 from cad.models.segmenter import Segmenter
 from cad.models.weights import load_segmenter
-from cad.options import PROJECT_ROOT
+from cad.options import checkpoints_folder
 
 
 class MaskModel(Protocol):
@@ -58,7 +58,5 @@ def load_model(
         from cad.prediction.onnx_model import OnnxModel  # onnxruntime is needed for this alone
 
         return OnnxModel(path)
-    beside_code = PROJECT_ROOT / "checkpoints"  # not there where the package is installed elsewhere
-    checkpoints = beside_code if beside_code.is_dir() else Path("checkpoints")
-    segmenter, metadata = load_segmenter(path, checkpoints, sam_checkpoint, method)
+    segmenter, metadata = load_segmenter(path, checkpoints_folder(), sam_checkpoint, method)
     return TorchModel(segmenter, metadata["image_size"], device)

@@ -18,7 +18,7 @@ from cad.errors import UserError, optional_package
 from cad.files import refuse_existing, write_atomically
 from cad.models.segmenter import Segmenter
 from cad.models.weights import load_segmenter
-from cad.options import PROJECT_ROOT
+from cad.options import checkpoints_folder
 from cad.prediction.exportable import ExportableSegmenter
 from cad.prediction.model import TorchModel
 from cad.prediction.onnx_model import FORMAT, FORMAT_VERSION, INPUT, OUTPUT, OnnxModel
@@ -61,9 +61,7 @@ def export(args: argparse.Namespace) -> None:
     refuse_existing(args.output)
     for package in ("onnx", "onnxruntime"):
         optional_package(package)
-    segmenter, metadata = load_segmenter(
-        args.checkpoint, PROJECT_ROOT / "checkpoints", args.sam_checkpoint, args.method
-    )
+    segmenter, metadata = load_segmenter(args.checkpoint, checkpoints_folder(), args.sam_checkpoint, args.method)
     check_size(segmenter, metadata["model_type"])
     images = comparison_images(args.images, metadata["image_size"])
     print(f"exporting, then comparing with PyTorch on {len(images)} images, which takes minutes with ViT-B and larger")

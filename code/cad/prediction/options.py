@@ -5,25 +5,16 @@ import os
 
 from cad.options import (
     OneLineParser,
+    add_base_weights,
     add_machine_flags,
+    add_trained_method,
     count,
     positive_int,
+    probability,
     user_path,
 )
 
-TRAINED_METHODS = ("cad", "sam_adapter", "decoder")
 SMALLEST_TILE = 32  # pixels
-
-
-def probability(text: str) -> float:
-    """A number from 0 to 1."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f"expected a probability from 0 to 1, found {text!r}")
-    return value
 
 
 def tile_side(text: str) -> int:
@@ -36,23 +27,13 @@ def tile_side(text: str) -> int:
 
 def prediction_parser(prog: str, description: str) -> OneLineParser:
     """The flags of predict.py."""
-    parser = OneLineParser(prog=prog, description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = OneLineParser(prog=prog, description=description)
     model = parser.add_argument_group("model")
     model.add_argument(
         "--checkpoint", type=user_path, required=True, metavar="FILE", help="trained weights, or an exported .onnx"
     )
-    model.add_argument(
-        "--sam_checkpoint",
-        type=user_path,
-        metavar="FILE",
-        help="the SAM weights it was trained on (default: the file that it names, beside it or in checkpoints/)",
-    )
-    model.add_argument(
-        "--method",
-        choices=TRAINED_METHODS,
-        help="what the checkpoint must hold, which a whole SAM saved by the original's code after training the decoder "
-        "cannot say",
-    )
+    add_base_weights(model)
+    add_trained_method(model)
     _add_prediction_flags(parser.add_argument_group("prediction"))
     files = parser.add_argument_group("images and results")
     files.add_argument(

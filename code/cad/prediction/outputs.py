@@ -110,7 +110,7 @@ class PredictionFolder:
         for folder in self.result_folders:
             for path in folder.rglob(".*.tmp"):
                 unfinished = unfinished_name(path)
-                if unfinished and path.with_name(unfinished[0]) in mine:
+                if unfinished and path.with_name(unfinished) in mine:
                     path.unlink(missing_ok=True)
 
     @property

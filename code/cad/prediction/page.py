@@ -19,7 +19,7 @@ from cad.datasets.pairs import EXTENSIONS
 from cad.device import pick_device
 from cad.errors import UserError, optional_package
 from cad.files import write_atomically
-from cad.options import PROJECT_ROOT
+from cad.options import checkpoints_folder
 from cad.prediction.panel import draw_invitation, draw_panel, draw_problem
 from cad.prediction.trial import Models, Trial, name_models
 
@@ -38,7 +38,7 @@ def serve(args: argparse.Namespace) -> None:
     """
     import_gradio()
     given = args.checkpoint or []
-    paths = name_models(given, PROJECT_ROOT / "checkpoints")
+    paths = name_models(given, checkpoints_folder())
     if not paths:
         raise UserError("--checkpoint: needed, since checkpoints/ holds no trained weights; ./run.sh makes some")
     check_port(args.port)

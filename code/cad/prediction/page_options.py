@@ -2,7 +2,7 @@
 
 import argparse
 
-from cad.options import OneLineParser, add_machine_flags, user_path
+from cad.options import OneLineParser, add_base_weights, add_machine_flags, user_path
 
 
 def port_number(text: str) -> int:
@@ -14,7 +14,7 @@ def port_number(text: str) -> int:
 
 def page_parser(prog: str, description: str) -> OneLineParser:
     """The flags of app.py."""
-    parser = OneLineParser(prog=prog, description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = OneLineParser(prog=prog, description=description)
     parser.add_argument(
         "--checkpoint",
         type=user_path,
@@ -22,14 +22,9 @@ def page_parser(prog: str, description: str) -> OneLineParser:
         metavar="FILE",
         help="trained weights, or exported .onnx; the first two are compared (default: what is in checkpoints/)",
     )
-    parser.add_argument(
-        "--sam_checkpoint",
-        type=user_path,
-        metavar="FILE",
-        help="the SAM weights they were trained on (default: the file that they name, beside them or in checkpoints/)",
-    )
+    add_base_weights(parser)
     parser.add_argument(
         "--port", type=port_number, default=7860, metavar="N", help="where on 127.0.0.1 (default: %(default)s)"
     )
-    add_machine_flags(parser)  # type: ignore[arg-type]
+    add_machine_flags(parser)
     return parser

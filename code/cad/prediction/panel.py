@@ -1,13 +1,12 @@
 """A trial as HTML: overlay, mask and probability, with the facts beside them."""
 
-import base64
 import html
-import io
 
 import cv2
 import numpy as np
 from PIL import Image
 
+from cad.evaluation.page import data_uri
 from cad.prediction.overlay import draw_overlay
 from cad.prediction.trial import Trial
 
@@ -68,8 +67,7 @@ def _figure(
     if pixels.shape[1::-1] != shown:
         shrinks = pixels.shape[1] > shown[0]
         pixels = cv2.resize(pixels, shown, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, kind, **({"quality": 92} if kind == "JPEG" else {"compress_level": 1}))
-    source = f"data:image/{kind.lower()};base64,{base64.b64encode(buffer.getvalue()).decode()}"
+    options = {"quality": 92} if kind == "JPEG" else {"compress_level": 1}
+    source = data_uri(Image.fromarray(pixels), kind, **options)
     picture = f'<img src="{source}" alt="{description}">'
     return f'<figure class="{class_name}">{picture}<figcaption>{caption}</figcaption></figure>'

@@ -15,6 +15,8 @@ from typing import TypeVar
 
 from PIL import Image
 
+from cad.datasets.pairs import FORMATS
+
 # One image of 100 megapixels at a time; decoding takes up to 18 bytes a pixel, writing up to 10.
 PIXELS_AT_ONCE = 2**27
 
@@ -55,7 +57,7 @@ class PixelBudget:
 def count_pixels(path: Path) -> int:
     """Pixels of an image file by its header; 0 where it cannot be read, which decoding will say better."""
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=FORMATS) as image:
             return image.width * image.height
     except Exception:  # whatever a decoder makes of arbitrary bytes
         return 0

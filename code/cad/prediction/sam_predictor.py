@@ -18,7 +18,7 @@ from cad.models.high_resolution import added_to_upscaling
 from cad.models.sam import PIXEL_MEAN, PIXEL_STD, SAM_SIZES
 from cad.models.segmenter import Segmenter
 from cad.models.weights import load_segmenter
-from cad.options import PROJECT_ROOT
+from cad.options import checkpoints_folder
 
 
 def load_sam_predictor(
@@ -27,7 +27,7 @@ def load_sam_predictor(
     """See `cad.sam_predictor`."""
     base = None if sam_checkpoint is None else Path(sam_checkpoint).expanduser()
     path = Path(checkpoint).expanduser()
-    segmenter, metadata = load_segmenter(path, PROJECT_ROOT / "checkpoints", base, method)
+    segmenter, metadata = load_segmenter(path, checkpoints_folder(), base, method)
     if metadata["model_type"] not in SAM_SIZES:
         raise UserError(f"{path}: was trained on {metadata['model_type']}, which is no SAM and knows no prompts")
     return AdaptedPredictor(segmenter.to(pick_device(device)), metadata["image_size"])

@@ -43,7 +43,6 @@ def encode_missing(
     """
     segmenter.eval()
     requests = sum(len(pairs) for _, pairs in work)
-    announce(requests, cache)
     encoded = 0
     waiting: list[tuple[str, Tensor]] = []
     with tqdm(total=requests, desc="encoding", unit="image", disable=None if is_first() else True) as progress:
@@ -68,7 +67,6 @@ def encode_missing(
         if waiting:
             encoded += _encode(segmenter, waiting, cache, device)
             progress.update(len(waiting))
-    print(f"encoded {encoded} views, {requests - encoded} were in the cache: {cache.folder}")
     return encoded
 
 
@@ -117,21 +115,17 @@ def fill_cache(
     Raises:
         UserError: see `encode_missing`.
     """
-    requests = [
-        # Shared by image, since different views of one may be the same.
-        (
-            views,
-            [
-                (index, view)
-                for view in sampler.views_shown(args.epoch)
-                for index in range(len(views))[rank() :: processes()]
-            ],
-        )
-        for views, sampler in orders
-    ]
+    work = []
+    for views, sampler in orders:
+        own = range(rank(), len(views), processes())  # by image, since different views of one may be the same
+        work.append((views, [(index, view) for view in sampler.views_shown(args.epoch) for index in own]))
+    requests = sum(len(views) * len(sampler.views_shown(args.epoch)) for views, sampler in orders)
     cache = open_cache(segmenter, base, args)
-    encoded = encode_missing(segmenter, requests, cache, args.encode_batch_size, args.num_workers, device, stop)
-    return sum(gather(encoded))  # and all embeddings are there when the first process goes on
+    announce(requests, cache)
+    own_share = encode_missing(segmenter, work, cache, args.encode_batch_size, args.num_workers, device, stop)
+    encoded = sum(gather(own_share))  # and all embeddings are there when a process goes on
+    print(f"encoded {encoded} views, {requests - encoded} were in the cache: {cache.folder}")
+    return encoded
 
 
 def with_embeddings(

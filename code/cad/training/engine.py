@@ -23,7 +23,7 @@ from cad.evaluation.metrics import METRICS, evaluate, mean_metrics, overlap
 from cad.models.segmenter import Segmenter
 from cad.models.weights import save_weights
 from cad.precision import autocast, gradient_scaler
-from cad.training.logger import Log
+from cad.training.logger import NoLog, RunLog
 from cad.training.losses import segmentation_losses, structure_loss
 from cad.training.resume import ResumeFile
 from cad.training.state import Best, Progress, TrainingState
@@ -51,7 +51,7 @@ class Run:
 
     weights: Path
     metadata: dict[str, Any]
-    log: Log
+    log: RunLog | NoLog
     resume_file: ResumeFile
     stop: StopRequest
 

@@ -13,7 +13,7 @@ import os
 import shutil
 import time
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -57,16 +57,6 @@ PRIVATE: dict[str, Any] = {
     "x_disable_machine_info": True,
     "x_save_requirements": False,
 }
-
-
-class Log(Protocol):
-    """What the engine tells of a run."""
-
-    def log(self, record: dict[str, Any]) -> None: ...
-
-    def log_images(self, key: str, pictures: list[tuple[str, np.ndarray]], epoch: int) -> None: ...
-
-    def close(self) -> None: ...
 
 
 class NoLog:

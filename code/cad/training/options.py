@@ -11,6 +11,7 @@ from cad.errors import UserError
 from cad.models.adapter_design import ADAPTERS, GATES, AdapterDesign
 from cad.options import (
     DEMO_TASKS,
+    TRAINED_METHODS,
     OneLineParser,
     add_machine_flags,
     add_model_type,
@@ -19,6 +20,7 @@ from cad.options import (
     count,
     fraction,
     multiple_of_8,
+    path_or_word,
     positive_float,
     positive_int,
     sam_checkpoint_path,
@@ -35,7 +37,7 @@ DEMO_LR = 2e-3
 
 def training_parser(prog: str, description: str) -> OneLineParser:
     """The flags of run_cad.py, run_sa.py and run_decoder.py."""
-    parser = OneLineParser(prog=prog, description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = OneLineParser(prog=prog, description=description)
     _add_data_flags(parser.add_argument_group("data"))
     _add_encoder_flags(parser.add_argument_group("model"))
     _add_adapter_flags(parser.add_argument_group("adapter of run_cad.py"))
@@ -85,6 +87,7 @@ def _add_encoder_flags(group: argparse._ArgumentGroup) -> None:
     add_model_type(group)
     group.add_argument(
         "--checkpoint",
+        type=path_or_word("random"),
         metavar="FILE",
         help="SAM's weights, or the word random for seeded random ones "
         "(default: the official file name of the model type in checkpoints/; random for vit_demo)",
@@ -157,9 +160,9 @@ def _add_original_flags(group: argparse._ArgumentGroup) -> None:
 
 def memory_parser(prog: str, description: str) -> OneLineParser:
     """The flags of memory.py: those of training that decide how much memory it takes."""
-    parser = OneLineParser(prog=prog, description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = OneLineParser(prog=prog, description=description)
     asked = parser.add_mutually_exclusive_group(required=True)
-    asked.add_argument("--method", choices=("cad", "sam_adapter", "decoder"), help="the method to predict")
+    asked.add_argument("--method", choices=TRAINED_METHODS, help="the method to predict")
     asked.add_argument(
         "--table", action="store_true", help="all methods and sizes of SAM beside cards of 4 to 80 GB (takes a minute)"
     )
@@ -214,6 +217,7 @@ def _add_batch_flags(group: argparse._ArgumentGroup) -> None:
 def _add_safety_flags(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--resume",
+        type=path_or_word("auto"),
         metavar="{auto,DIR}",
         help="go on with a run that was cut off, as if nothing had happened: auto takes the newest of this method "
         "below runs/, or starts a run where there is none; its flags need not be repeated",

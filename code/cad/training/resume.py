@@ -20,11 +20,11 @@ from cad.errors import MissingPathError, UserError
 from cad.files import write_atomically
 from cad.models.sam import hash_file, read_weights_file
 from cad.models.weights import read_weights
-from cad.options import NO_FILE, OneLineParser, user_path
+from cad.options import NO_FILE, OneLineParser
 from cad.training.frozen import FrozenParameters
 from cad.training.options import check_flags
 from cad.training.state import Best, TrainingState
-from cad.training.unfinished import RESUME_FILE, unfinished_runs
+from cad.training.unfinished import RESUME_FILE, newest_unfinished
 
 FORMAT = "sam-cad resume"
 FORMAT_VERSION = 1
@@ -113,9 +113,9 @@ def find_saved_run(asked: str, output_dir: Path, method: str) -> Path | None:
         MissingPathError, UserError: a path without an unfinished run, or of one that is still running.
     """
     if asked == "auto":
-        of_method = [run for run in unfinished_runs(output_dir / "runs") if run.method == method]
-        return of_method[-1].folder.resolve() / RESUME_FILE if of_method else None
-    path = user_path(asked).resolve()
+        run = newest_unfinished(output_dir / "runs", method)
+        return run.folder.resolve() / RESUME_FILE if run else None
+    path = Path(asked).resolve()
     folder = path.parent if path.name == RESUME_FILE else path
     if not (folder / RESUME_FILE).is_file():
         if (folder / "summary.json").is_file():
@@ -148,10 +148,7 @@ def resumed_arguments(
         raise UserError(f"--resume {asked.resume}: is a run of {saved.about['method']}, not of {method}")
     settings = saved.about["settings"]
     output_dir = saved.folder.parent.parent
-    if (
-        asked.output_dir not in (parser.get_default("output_dir"), output_dir)
-        and asked.output_dir.resolve() != output_dir
-    ):
+    if asked.output_dir != parser.get_default("output_dir") and asked.output_dir.resolve() != output_dir:
         print(f"--output_dir {asked.output_dir}: the run {saved.folder.name} stays in {output_dir}")
     # What was saved becomes the default, so that only flags of this command line can differ.
     parser.set_defaults(**{name: value for name, value in settings.items() if name != "output_dir"})
@@ -174,7 +171,7 @@ def saved_settings(args: argparse.Namespace) -> dict[str, Any]:
         name: str(value.absolute()) if isinstance(value, Path) else value for name, value in sorted(vars(args).items())
     }
     if args.checkpoint not in NO_FILE:
-        settings["checkpoint"] = str(Path(args.checkpoint).expanduser().absolute())
+        settings["checkpoint"] = str(Path(args.checkpoint).absolute())
     return settings
 
 

@@ -31,7 +31,7 @@ from cad.training.peak_memory import compare_with_prediction, is_out_of_memory, 
 from cad.training.resume import ResumeFile, SavedRun, check_saved, fingerprint, latest_best, saved_settings
 from cad.training.state import TrainingState
 from cad.training.stopping import StopRequest, ignore_in_worker
-from cad.training.unfinished import RESUME_FILE, unfinished_runs
+from cad.training.unfinished import RESUME_FILE, newest_unfinished
 
 
 @dataclass
@@ -63,7 +63,8 @@ def train(args: argparse.Namespace, method: str, saved: SavedRun | None = None) 
         offer_unfinished(args.output_dir, method)
     data = find_checked_data(args)
     segmenter, base = build_segmenter(args, method, device)
-    about |= {"base": base.as_metadata(), "data": fingerprint(data.train, data.validation)}
+    files = from_first(fingerprint(data.train, data.validation) if is_first() else None)
+    about |= {"base": base.as_metadata(), "data": files}
     metadata = describe(segmenter, base, data, args, method)
 
     folder = saved.folder if saved else from_first(start_run_folder(args.output_dir) if is_first() else Path())
@@ -181,9 +182,8 @@ def describe(
 
 def offer_unfinished(output_dir: Path, method: str) -> None:
     """Say in one line that the newest unfinished run of this method can be gone on with."""
-    of_method = [run for run in unfinished_runs(output_dir / "runs") if run.method == method]
-    if of_method:
-        print(f"unfinished: {of_method[-1]}; --resume auto goes on with it; now a new run starts")
+    if run := newest_unfinished(output_dir / "runs", method):
+        print(f"unfinished: {run}; --resume auto goes on with it; now a new run starts")
 
 
 def embed(args: argparse.Namespace) -> int:

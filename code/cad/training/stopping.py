@@ -30,7 +30,9 @@ class StopRequest:
 
     def __enter__(self) -> "StopRequest":
         for number in self.SIGNALS:
-            self._before[number] = signal.signal(number, self._receive)
+            # Ignored ones stay so: nohup and background jobs of a script ask for that.
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                self._before[number] = signal.signal(number, self._receive)
         return self
 
     def __exit__(self, *_: object) -> None:

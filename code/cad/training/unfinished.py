@@ -45,6 +45,12 @@ def unfinished_runs(runs: Path) -> list[UnfinishedRun]:
     return [run for _, run in sorted(found, key=lambda each: each[0])]
 
 
+def newest_unfinished(runs: Path, method: str) -> UnfinishedRun | None:
+    """The newest of them that trains this method."""
+    of_method = [run for run in unfinished_runs(runs) if run.method == method]
+    return of_method[-1] if of_method else None
+
+
 def lock(file: IO[Any]) -> bool:
     """Lock an open file until it is closed or the process ends; False where another process has it locked."""
     try:
