@@ -1,7 +1,6 @@
 """From a command line to a training run: what run_cad.py, run_sa.py and run_decoder.py share."""
 
 import argparse
-import gc
 import os
 import sys
 from collections.abc import Sequence
@@ -30,11 +29,7 @@ def run_training_script(prog: str, description: str, method: str, argv: Sequence
             flags, saved = resumed or (resolved or resolve_training(args), None)
             train(flags, method, saved)
 
-    exit_code = run_script(body)
-    # Loaders are in reference cycles, and with them their workers, which ignore the SIGTERM by which Python would end
-    # them.
-    gc.collect()
-    return exit_code
+    return run_script(body)
 
 
 def start_a_process_per_gpu(args: argparse.Namespace) -> None:
