@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from cad.device import describe_memory, pick_device
+from cad.device import describe_memory, pick_device, pick_own_device
 from cad.errors import UserError
 
 
@@ -22,3 +22,21 @@ def test_a_wrong_or_absent_device_is_named():
 
 def test_host_memory_is_said_in_mib():
     assert 50 < int(describe_memory(torch.device("cpu")).split()[0]) < 100_000
+
+
+def test_each_of_several_processes_has_its_own_gpu(monkeypatch):
+    chosen = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    assert [pick_own_device(name, rank) for name, rank in (("auto", 0), ("cuda", 1))] == [
+        torch.device("cuda", 0),
+        torch.device("cuda", 1),
+    ]
+    assert chosen == [torch.device("cuda", 0), torch.device("cuda", 1)]
+    with pytest.raises(UserError, match="process 3 of this machine has no GPU: it has 2"):
+        pick_own_device("auto", 2)
+    for name in ("cuda:0", "mps"):
+        with pytest.raises(UserError, match=f"--device {name}: several processes take --device auto, cuda or cpu"):
+            pick_own_device(name, 0)
+    assert pick_own_device("cpu", 1) == torch.device("cpu")
