@@ -7,7 +7,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from cad.models import lean_batch_norm
 from cad.models.conv_adapter import ConvAdapter
-from cad.models.lean_batch_norm import output_moments, patch_moments, row_bands
+from cad.models.lean_batch_norm import output_moments, row_bands
 from cad.training.memory import LiveStorages
 
 MIB = 2**20
@@ -275,15 +275,6 @@ def test_bands_cover_all_rows_in_even_numbers():
     assert list(row_bands(20, 100)) == [(0, 6), (6, 12), (12, 18), (18, 20)]
     assert list(row_bands(4, 10_000)) == [(0, 2), (2, 4)]
     assert list(row_bands(4, 1)) == [(0, 4)]
-
-
-def test_patch_moments_by_hand():
-    moments = patch_moments(
-        [torch.tensor([[1.0, 3.0], [0.0, 0.0]]), torch.tensor([[5.0], [6.0]])], 2, torch.device("cpu")
-    )
-    assert moments.samples == 3
-    assert torch.allclose(moments.mean, torch.tensor([3.0, 2.0]).double())
-    assert torch.allclose(moments.spread, torch.tensor([[8 / 3, 4.0], [4.0, 8.0]]).double())
 
 
 def test_variance_keeps_its_digits_far_from_zero():

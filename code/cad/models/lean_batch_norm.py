@@ -1,8 +1,8 @@
 """BatchNorm for the lean adapter: its statistics, its folding into a convolution and its backward, in bands of rows.
 
 An image's features are a contiguous tensor (H, W, C): a band of rows is then one block of memory, and a statistic of
-every channel is a vector (C,). `patch_moments`, `output_moments` and `gradient_sums` are the places where sums over the
-batch are formed, and with several processes over their batches together; a process may have no image at all.
+every channel is a vector (C,). `product_moments`, `output_moments` and `gradient_sums` are the places where sums over
+the batch are formed, and with several processes over their batches together; a process may have no image at all.
 
 Source: Ioffe and Szegedy, "Batch Normalization", arXiv 1502.03167, algorithm 1 and section 3; docs/METHOD.md.
 """
@@ -45,22 +45,21 @@ class Moments(NamedTuple):
     spread: Tensor
 
 
-def patch_moments(patches: Iterable[Tensor], size: int, device: torch.device) -> Moments:
-    """Mean and covariance of all columns of `patches`, matrices (D = size, any number of columns), values of about 1.
+def product_moments(products: Tensor, ones: int, samples: int) -> Moments:
+    """Mean and covariance of D values, given the sums of their products over this process's samples.
 
-    In float64 a covariance needs no centring first: rounding stays at 1e-16 of the values, far below BatchNorm's
-    epsilon of 1e-5. So one pass over the images is enough.
+    In float64 a covariance of values of about 1 needs no centring first: rounding stays at 1e-16 of the values, far
+    below BatchNorm's epsilon of 1e-5. So one pass over the images is enough.
+
+    Args:
+        products: (D, D), float64.
+        ones: which of the values is 1 in every sample.
+        samples: how many.
     """
-    sums = torch.zeros(size + 1, size, dtype=torch.float64, device=device)  # of the columns, and of their products
-    count = 0
-    for columns in patches:
-        columns = columns.double()
-        count += columns.shape[1]
-        sums[0] += columns.sum(dim=1)
-        sums[1:] += columns @ columns.T
-    count = count_everywhere(count, device)
-    mean, products = (sum_over_processes(sums) / count).split([1, size])
-    return Moments(count, mean[0], products - torch.outer(mean[0], mean[0]))
+    samples = count_everywhere(samples, products.device)
+    products = sum_over_processes(products) / samples
+    mean = products[ones]
+    return Moments(samples, mean, products - torch.outer(mean, mean))
 
 
 def count_everywhere(count: int, device: torch.device) -> int:
@@ -122,7 +121,7 @@ def fold(norm: nn.BatchNorm2d, weight: Tensor, bias: Tensor, moments: Moments | 
         norm: the BatchNorm that follows; its running statistics are updated in training.
         weight: (C, D), float64.
         bias: (C,), float64.
-        moments: of the patches, from `patch_moments`; None where `norm` uses its running statistics.
+        moments: of the patches, from `product_moments`; None where `norm` uses its running statistics.
     """
     if moments is None:
         assert norm.running_mean is not None and norm.running_var is not None

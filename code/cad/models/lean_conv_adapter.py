@@ -32,9 +32,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from cad.models.conv_adapter import NEGATIVE_SLOPE, divide_by_peak
+from cad.models.conv_adapter import NEGATIVE_SLOPE
 from cad.models.lean_batch_norm import (
-    Moments,
     Normalisation,
     bands_of,
     fold,
@@ -42,7 +41,6 @@ from cad.models.lean_batch_norm import (
     normalisation,
     output_gradient,
     parameter_gradients,
-    patch_moments,
     row_bands,
     statistics_dtype,
     sums_everywhere,
@@ -63,12 +61,10 @@ from cad.models.lean_features import (
     turned_weight_gradient,
     with_halo,
 )
+from cad.models.lean_patches import CENTRE_OF_ONES, PATCH, input_moments, padded_image, patches_of
 
 if TYPE_CHECKING:
     from cad.models.conv_adapter import ConvAdapter
-
-PATCH = 7 * 9
-CENTRE_OF_ONES = 6 * 9 + 4
 
 
 def lean_conv_adapter(adapter: "ConvAdapter", inputs: Tensor) -> tuple[Tensor, list[Tensor]]:
@@ -107,17 +103,6 @@ def lean_conv_adapter(adapter: "ConvAdapter", inputs: Tensor) -> tuple[Tensor, l
         return correction, maps
 
 
-def padded_image(image: Tensor, dtype: torch.dtype) -> Tensor:
-    """One image (6, H, W), each channel divided by its peak, and ones, with zeros around: (7, H + 4, W + 4)."""
-    scaled = divide_by_peak(image).to(dtype)
-    return F.pad(torch.cat((scaled, torch.ones_like(scaled[:1]))), [DILATION] * 4)
-
-
-def patches_of(padded: Tensor, top: int, bottom: int) -> Tensor:
-    """The 3x3 taps around every pixel of rows top..bottom: (63, (bottom - top) * W)."""
-    return F.unfold(padded[None, :, top : bottom + 2 * DILATION], kernel_size=3, dilation=DILATION)[0]
-
-
 def folded_first_block(adapter: "ConvAdapter", inputs: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """conv_up, conv_block1.conv and its BatchNorm as one linear map of patches, computed with autograd.
 
@@ -129,23 +114,10 @@ def folded_first_block(adapter: "ConvAdapter", inputs: Tensor, dtype: torch.dtyp
     assert up.bias is not None and block.conv.bias is not None
     shortcut = torch.cat((up.weight[:, :, 0, 0], up.bias[:, None]), dim=1).to(statistics)
     weight = torch.einsum("ckyx,ki->ciyx", block.conv.weight.to(statistics), shortcut).flatten(1)
-    moments = input_moments(inputs, dtype, block.conv.out_channels) if uses_batch_statistics(block.bn) else None
+    moments = input_moments(inputs, dtype) if uses_batch_statistics(block.bn) else None
     weight, bias = fold(block.bn, weight.double(), block.conv.bias.double(), moments)
     # The centre tap of the channel of ones is one at every pixel, so its weight carries the map's bias.
     return weight + F.pad(bias[:, None], (CENTRE_OF_ONES, PATCH - CENTRE_OF_ONES - 1)), shortcut
-
-
-@torch.no_grad()
-def input_moments(inputs: Tensor, dtype: torch.dtype, channels: int) -> Moments:
-    """Moments of all patches of all images, in bands as high as those of the features made from them."""
-
-    def patches() -> Iterator[Tensor]:
-        for image in inputs:
-            padded = padded_image(image, dtype).to(statistics_dtype(dtype))
-            for top, bottom in row_bands(image.shape[-2], image.shape[-1] * channels):
-                yield patches_of(padded, top, bottom)
-
-    return patch_moments(patches(), PATCH, inputs.device)
 
 
 class FirstBlock(NamedTuple):
