@@ -56,18 +56,18 @@ from cad.options import (
     user_path,
 )
 
+# As large a correction as the embedding itself: ten times the published one, where the embedding has unit variance.
+RELATIVE = ["--adapter_gate", "relative", "--adapter_scale", "1.0"]
 # Every configuration: the method that it trains, and the flags of training that make it what it is.
 CONFIGURATIONS: dict[str, tuple[str, list[str]]] = {
     "decoder": ("decoder", []),
     "cad": ("cad", []),
     "sam_adapter": ("sam_adapter", []),
     "cad_hires": ("cad", ["--adapter", "cad_hires"]),
-    "cad_scale1": ("cad", ["--adapter_scale", "1.0"]),
-    "cad_hires_scale1": ("cad", ["--adapter", "cad_hires", "--adapter_scale", "1.0"]),
+    "cad_relative": ("cad", RELATIVE),
+    "cad_hires_relative": ("cad", ["--adapter", "cad_hires", *RELATIVE]),
     "cad_channel": ("cad", ["--adapter_gate", "channel"]),
     "cad_hires_channel": ("cad", ["--adapter", "cad_hires", "--adapter_gate", "channel"]),
-    # A projected embedding starts with a standard deviation of 1: 0.1 would start as cad, and 1 as cad_scale1.
-    "cad_relative": ("cad", ["--adapter_gate", "relative", "--adapter_scale", "0.5"]),
 }
 SCRIPTS = {"cad": "run_cad.py", "decoder": "run_decoder.py", "sam_adapter": "run_sa.py"}
 FULL = {"seeds": 3, "epochs": 8, "train_images": None, "test_images": None}
@@ -103,13 +103,18 @@ def read_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--image_size", type=multiple_of_8, metavar="PIXELS", help="as of training")
     parser.add_argument("--seeds", type=positive_int, metavar="N", help=f"trainings of each (default: {FULL['seeds']})")
     parser.add_argument("--epochs", type=positive_int, metavar="N", help=f"of each (default: {FULL['epochs']})")
+    for part in ("train", "test"):
+        parser.add_argument(
+            f"--{part}_images", type=positive_int, metavar="N", help="so many, evenly spread over the names (default: all)"
+        )
+    parser.add_argument("--views", type=count, metavar="N", help="as of training")
     parser.add_argument("--lr", type=positive_float, help=f"as of training, but {SCRATCH_LR} for {FROM_SCRATCH}")
     parser.add_argument("--quick", action="store_true", help=f"a first look within 10 minutes on two cores: {QUICK}")
     parser.add_argument("--num_workers", type=count, default=2, metavar="N", help="processes that read and score")
     add_machine_flags(parser.add_argument_group("running"))
     args = parser.parse_args(argv)
     for name, value in (QUICK if args.quick else FULL).items():
-        setattr(args, name, getattr(args, name, None) or value)
+        setattr(args, name, getattr(args, name) or value)
     if args.model_type in FROM_SCRATCH:
         args.lr = args.lr or SCRATCH_LR
     if not args.methods and not args.from_weights:
@@ -132,7 +137,7 @@ def main() -> None:
     args.output_dir.mkdir(parents=True, exist_ok=True)
     test = args.test_image_dir, args.test_mask_dir
     if args.test_images:
-        test = some_pairs(*test, args.test_images, args.output_dir / "quick" / "test")
+        test = some_pairs(*test, args.test_images, args.output_dir / f"test-{args.test_images}")
     # Seeds outside, since the configurations of a seed share its views and so the cached embeddings.
     trained = [
         Weights(name, seed, trained_weights(args, name, seed))
@@ -161,11 +166,12 @@ def trained_weights(args: argparse.Namespace, name: str, seed: int) -> Path:
     folder = args.output_dir / "runs" / f"{name}-seed{seed}"
     data = args.train_image_dir, args.train_mask_dir
     if args.train_images:
-        data = some_pairs(*data, args.train_images, args.output_dir / "quick" / "train")
+        data = some_pairs(*data, args.train_images, args.output_dir / f"train-{args.train_images}")
     flags = ["--train_image_dir", str(data[0].absolute()), "--train_mask_dir", str(data[1].absolute())]
     flags += ["--model_type", args.model_type, "--epoch", str(args.epochs), "--seed", str(seed), *extra]
     flags += ["--lr", str(args.lr)] if args.lr else []
     flags += ["--image_size", str(args.image_size)] if args.image_size else []
+    flags += ["--views", str(args.views)] if args.views is not None else []
     flags += ["--checkpoint", args.checkpoint] if args.checkpoint else []
     finished = folder / "finished.json"
     if finished.is_file():
