@@ -103,10 +103,9 @@ def read_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--image_size", type=multiple_of_8, metavar="PIXELS", help="as of training")
     parser.add_argument("--seeds", type=positive_int, metavar="N", help=f"trainings of each (default: {FULL['seeds']})")
     parser.add_argument("--epochs", type=positive_int, metavar="N", help=f"of each (default: {FULL['epochs']})")
-    for part in ("train", "test"):
-        parser.add_argument(
-            f"--{part}_images", type=positive_int, metavar="N", help="so many, evenly spread over the names (default: all)"
-        )
+    some = "so many, evenly spread over the names (default: all)"
+    parser.add_argument("--train_images", type=positive_int, metavar="N", help=some)
+    parser.add_argument("--test_images", type=positive_int, metavar="N", help=some)
     parser.add_argument("--views", type=count, metavar="N", help="as of training")
     parser.add_argument("--lr", type=positive_float, help=f"as of training, but {SCRATCH_LR} for {FROM_SCRATCH}")
     parser.add_argument("--quick", action="store_true", help=f"a first look within 10 minutes on two cores: {QUICK}")
