@@ -56,18 +56,20 @@ from cad.options import (
     user_path,
 )
 
-# As large a correction as the embedding itself: ten times the published one, where the embedding has unit variance.
+FIXED = ["--adapter_gate", "fixed", "--adapter_scale", "0.1"]  # as published
+CHANNEL = ["--adapter_gate", "channel", "--adapter_scale", "0.1"]
+# A correction as large as the embedding: ten times the published one, where the embedding's deviation is 1.
 RELATIVE = ["--adapter_gate", "relative", "--adapter_scale", "1.0"]
 # Every configuration: the method that it trains, and the flags of training that make it what it is.
 CONFIGURATIONS: dict[str, tuple[str, list[str]]] = {
     "decoder": ("decoder", []),
-    "cad": ("cad", []),
     "sam_adapter": ("sam_adapter", []),
-    "cad_hires": ("cad", ["--adapter", "cad_hires"]),
-    "cad_relative": ("cad", RELATIVE),
+    "cad": ("cad", ["--adapter", "cad", *FIXED]),
+    "cad_hires": ("cad", ["--adapter", "cad_hires", *FIXED]),
+    "cad_relative": ("cad", ["--adapter", "cad", *RELATIVE]),
     "cad_hires_relative": ("cad", ["--adapter", "cad_hires", *RELATIVE]),
-    "cad_channel": ("cad", ["--adapter_gate", "channel"]),
-    "cad_hires_channel": ("cad", ["--adapter", "cad_hires", "--adapter_gate", "channel"]),
+    "cad_channel": ("cad", ["--adapter", "cad", *CHANNEL]),
+    "cad_hires_channel": ("cad", ["--adapter", "cad_hires", *CHANNEL]),
 }
 SCRIPTS = {"cad": "run_cad.py", "decoder": "run_decoder.py", "sam_adapter": "run_sa.py"}
 FULL = {"seeds": 3, "epochs": 8, "train_images": None, "test_images": None}

@@ -3,7 +3,7 @@ import argparse
 import pytest
 
 from cad.errors import UserError
-from cad.models.adapter_design import AdapterDesign
+from cad.models.adapter_design import AdapterDesign, default_design
 
 
 def test_the_default_is_the_published_adapter_and_what_is_left_out_is_the_default():
@@ -15,7 +15,24 @@ def test_the_default_is_the_published_adapter_and_what_is_left_out_is_the_defaul
 def test_it_is_the_same_after_saving():
     design = AdapterDesign("cad_hires", 0.3, "channel", high_frequency=False)
     assert AdapterDesign.from_metadata(design.as_metadata() | {"image_size": 512}) == design
-    assert AdapterDesign.from_flags(argparse.Namespace(**design.as_metadata(), lr=1.0)) == design
+    assert AdapterDesign.from_flags(argparse.Namespace(**design.as_metadata(), model_type="vit_b")) == design
+
+
+@pytest.mark.parametrize("model_type", ["vit_b", "vit_h", "vit_demo", None])
+def test_sams_models_get_the_published_adapter_unless_a_flag_asks_for_another(model_type):
+    flags = argparse.Namespace(adapter=None, adapter_scale=None, adapter_gate=None, high_frequency=None)
+    flags.model_type = model_type
+    assert AdapterDesign.from_flags(flags) == default_design(model_type) == AdapterDesign()
+    flags.adapter_scale = 0.5
+    assert AdapterDesign.from_flags(flags) == AdapterDesign(adapter_scale=0.5)
+
+
+def test_the_packaged_encoder_gets_what_its_table_shows_to_be_best():
+    flags = argparse.Namespace(adapter=None, adapter_scale=None, adapter_gate=None, high_frequency=None)
+    flags.model_type = "efficientnet_lite0"
+    assert AdapterDesign.from_flags(flags) == AdapterDesign("cad_hires", 1.0, "relative")
+    flags.adapter, flags.adapter_gate, flags.adapter_scale = "cad", "fixed", 0.1
+    assert AdapterDesign.from_flags(flags) == AdapterDesign()
 
 
 @pytest.mark.parametrize(

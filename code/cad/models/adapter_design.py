@@ -7,7 +7,7 @@ imported, so that flags can be checked at once.
 import argparse
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 from cad.errors import UserError
@@ -46,8 +46,9 @@ class AdapterDesign:
 
     @classmethod
     def from_flags(cls, args: argparse.Namespace) -> "AdapterDesign":
-        """What the flags of training say."""
-        return cls.from_metadata(vars(args))
+        """What the flags of training say; those that are None are left to the model type."""
+        given = {field.name: getattr(args, field.name) for field in fields(cls)}
+        return replace(default_design(args.model_type), **{name: it for name, it in given.items() if it is not None})
 
     @classmethod
     def from_metadata(cls, metadata: Mapping[str, Any]) -> "AdapterDesign":
@@ -56,3 +57,13 @@ class AdapterDesign:
 
     def as_metadata(self) -> dict[str, Any]:
         return asdict(self)
+
+
+def default_design(model_type: str | None) -> AdapterDesign:
+    """What is trained unless flags say otherwise: the published adapter for SAM, else what was measured to be best.
+
+    Source of the latter: docs/RESULTS.md.
+    """
+    if model_type == "efficientnet_lite0":
+        return AdapterDesign("cad_hires", 1.0, "relative")
+    return AdapterDesign()

@@ -8,7 +8,7 @@ import argparse
 from pathlib import Path
 
 from cad.errors import UserError
-from cad.models.adapter_design import ADAPTERS, GATES, AdapterDesign
+from cad.models.adapter_design import ADAPTERS, GATES, AdapterDesign, default_design
 from cad.options import (
     DEMO_TASKS,
     TRAINED_METHODS,
@@ -178,30 +178,32 @@ def memory_parser(prog: str, description: str) -> OneLineParser:
 
 
 def _add_adapter_flags(group: argparse._ArgumentGroup) -> None:
-    published = AdapterDesign()
+    published, packaged = default_design(None), default_design("efficientnet_lite0")
+
+    def default(name: str) -> str:
+        return f"(default: {getattr(published, name)}; {getattr(packaged, name)} for efficientnet_lite0)"
+
     group.add_argument(
         "--adapter",
         choices=ADAPTERS,
-        default=published.adapter,
-        help="cad: as published; cad_hires: with a high-resolution path into the mask decoder (default: %(default)s)",
+        help=f"cad: as published; cad_hires: with a high-resolution path into the mask decoder {default('adapter')}",
     )
     group.add_argument(
         "--adapter_scale",
         type=positive_float,
-        default=published.adapter_scale,
         metavar="X",
-        help="what the correction is multiplied by (default: %(default)s)",
+        help=f"what the correction is multiplied by {default('adapter_scale')}",
     )
     group.add_argument(
         "--adapter_gate",
         choices=GATES,
-        default=published.adapter_gate,
         help="fixed: by the scale; scalar, channel: by one trained number, or one a channel, that starts from it; "
-        "relative: by the scale times the standard deviation of the image's embedding (default: %(default)s)",
+        f"relative: by the scale times the standard deviation of the image's embedding {default('adapter_gate')}",
     )
     group.add_argument(
         "--no_high_frequency",
-        action="store_false",
+        action="store_const",
+        const=False,
         dest="high_frequency",
         help="show the adapter zeros in place of the image's high frequencies",
     )
@@ -320,10 +322,10 @@ def resolve_training(args: argparse.Namespace) -> argparse.Namespace:
 
 def check_adapter_flags(args: argparse.Namespace, method: str) -> None:
     """Raise UserError for flags of CAD's adapter that a method without one would leave aside."""
-    published = AdapterDesign().as_metadata()
-    for name, value in AdapterDesign.from_flags(args).as_metadata().items():
-        if method != "cad" and value != published[name]:
-            flag = "--no_high_frequency" if name == "high_frequency" else f"--{name} {value}"
+    for name, value in AdapterDesign().as_metadata().items():
+        asked = getattr(args, name)
+        if method != "cad" and asked not in (None, value):
+            flag = "--no_high_frequency" if name == "high_frequency" else f"--{name} {asked}"
             raise UserError(f"{flag}: is of CAD's adapter: leave it out, or use run_cad.py")
 
 

@@ -209,8 +209,9 @@ def report(args: argparse.Namespace) -> str:
     peak = predict_peak(args, args.method)
     if args.json:
         return json.dumps(_record(args, peak))
+    name = AdapterDesign.from_flags(args).adapter if args.method == "cad" else args.method
     lines = [
-        f"{args.adapter if args.method == 'cad' else args.method} with {args.model_type}, {_headline(args)}",
+        f"{name} with {args.model_type}, {_headline(args)}",
         f"training step        {peak.train_mib:>10,.0f} MiB",
         f"trainable parameters {peak.trainable_parameters:>10,}",
         f"with the margin      {peak.card_mib:>10,.0f} MiB of a card",
@@ -234,7 +235,7 @@ def _record(args: argparse.Namespace, peak: PeakMemory) -> dict[str, Any]:
         "encode_peak_mib": None if peak.encode_mib is None else round(peak.encode_mib, 1),
         "trainable_parameters": peak.trainable_parameters,
         **{name: getattr(args, name) for name in ("method", "model_type", "batch_size", "precision")},
-        **({"adapter": args.adapter} if args.method == "cad" else {}),
+        **({"adapter": AdapterDesign.from_flags(args).adapter} if args.method == "cad" else {}),
     }
 
 

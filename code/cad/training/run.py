@@ -162,7 +162,7 @@ def describe(
 ) -> dict[str, Any]:
     """What a weights file says of the model in it, as plain values; printed in short."""
     trainable, total = count_parameters(segmenter)
-    name = args.adapter if method == "cad" else method
+    name = segmenter.design.adapter if method == "cad" else method
     print(
         f"{name}: {len(data.train)} training and {len(data.validation)} validation images "
         f"at {args.image_size} pixels\n"
