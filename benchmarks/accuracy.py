@@ -45,7 +45,6 @@ from cad.files import write_atomically, write_json
 from cad.models.sam import hash_file, read_weights_file
 from cad.options import (
     MODEL_TYPES,
-    PACKAGED_TYPES,
     PROJECT_ROOT,
     OneLineParser,
     add_machine_flags,
@@ -74,9 +73,6 @@ CONFIGURATIONS: dict[str, tuple[str, list[str]]] = {
 SCRIPTS = {"cad": "run_cad.py", "decoder": "run_decoder.py", "sam_adapter": "run_sa.py"}
 FULL = {"seeds": 3, "epochs": 8, "train_images": None, "test_images": None}
 QUICK = {"seeds": 2, "epochs": 4, "train_images": 96, "test_images": 48}
-# A mask decoder that starts from random weights learns little at training's default, which is for pretrained ones.
-SCRATCH_LR = 2e-3
-FROM_SCRATCH = ("vit_demo", *PACKAGED_TYPES)
 FIRST_SEED = 21  # the default of training
 
 
@@ -109,15 +105,13 @@ def read_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--train_images", type=positive_int, metavar="N", help=some)
     parser.add_argument("--test_images", type=positive_int, metavar="N", help=some)
     parser.add_argument("--views", type=count, metavar="N", help="as of training")
-    parser.add_argument("--lr", type=positive_float, help=f"as of training, but {SCRATCH_LR} for {FROM_SCRATCH}")
+    parser.add_argument("--lr", type=positive_float, help="as of training")
     parser.add_argument("--quick", action="store_true", help=f"a first look within 10 minutes on two cores: {QUICK}")
     parser.add_argument("--num_workers", type=count, default=2, metavar="N", help="processes that read and score")
     add_machine_flags(parser.add_argument_group("running"))
     args = parser.parse_args(argv)
     for name, value in (QUICK if args.quick else FULL).items():
         setattr(args, name, getattr(args, name) or value)
-    if args.model_type in FROM_SCRATCH:
-        args.lr = args.lr or SCRATCH_LR
     if not args.methods and not args.from_weights:
         args.methods = ["decoder", "cad"]
     if set(args.methods) - {"zero_shot"} and not (args.train_image_dir and args.train_mask_dir):

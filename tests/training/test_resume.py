@@ -169,7 +169,7 @@ def error_of(capsys, main, flags):
 
 
 def test_flags_that_change_the_numbers_are_refused_and_others_followed(cut_off, tmp_path, capsys):
-    for flag, value, saved in ("--lr", "0.5", "0.0002"), ("--epoch", "9", "2"), ("--seed", "1", "21"):
+    for flag, value, saved in ("--lr", "0.5", "0.002"), ("--epoch", "9", "2"), ("--seed", "1", "21"):
         error = error_of(capsys, run_decoder.main, [*cut_off, flag, value, "--resume", "auto"])
         assert f"{flag} {value}: the run" in error and f"has {saved}, and its numbers depend on it" in error
     assert run_decoder.main([*cut_off, "--num_workers", "1", "--save_every", "3", "--resume", "auto"]) == 0

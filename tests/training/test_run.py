@@ -142,9 +142,9 @@ def test_the_log_has_losses_metrics_and_the_rate_of_every_epoch(pair_folders, tm
     records = log_of(tmp_path)
     assert [record["epoch"] for record in records] == [1, 2, 3, 4]
     assert set(records[0]["train"]) == set(records[0]["validation"]) == {"bce", "iou_loss", "dice", "iou"}
-    # cosine from 2e-4 to 0 over 4 epochs: at 0, 1/4, 1/2 and 3/4 of half a period
+    # cosine from vit_demo's 2e-3 to 0 over 4 epochs: at 0, 1/4, 1/2 and 3/4 of half a period
     assert [record["learning_rate"] for record in records] == pytest.approx(
-        [2e-4, 1.7071e-4, 1e-4, 0.29289e-4], rel=1e-4
+        [2e-3, 1.7071e-3, 1e-3, 0.29289e-3], rel=1e-4
     )
     assert records[-1]["train"]["bce"] < records[0]["train"]["bce"]
 
@@ -179,7 +179,7 @@ def test_the_metadata_describe_the_run(pair_folders, tmp_path):
     assert (metadata["method"], metadata["model_type"], metadata["image_size"]) == ("cad", "vit_demo", 32)
     assert metadata["base"]["source"] == "random" and metadata["base"]["seed"] == 21
     assert len(metadata["base"]["sha256"]) == 64
-    assert metadata["settings"]["lr"] == 2e-4 and not metadata["demo"]
+    assert metadata["settings"]["lr"] == 2e-3 and not metadata["demo"]
     summary = json.loads((tmp_path / "runs" / weights.stem / "summary.json").read_text())
     assert summary["weights"] == f"checkpoints/{weights.name}"
     assert summary["trainable_parameters"] == metadata["trainable_parameters"] == 234_784

@@ -11,6 +11,7 @@ from cad.errors import UserError
 from cad.models.adapter_design import ADAPTERS, GATES, AdapterDesign, default_design
 from cad.options import (
     DEMO_TASKS,
+    PACKAGED_TYPES,
     TRAINED_METHODS,
     OneLineParser,
     add_machine_flags,
@@ -32,7 +33,9 @@ from cad.options import (
 # Enough for the demo to show something within a minute or two on two CPU cores.
 DEMO_EPOCHS = 10
 LOSSES = ("original", "structure")  # of losses.py, which imports torch
-DEMO_LR = 2e-3
+LR = 2e-4
+SCRATCH_LR = 2e-3  # a mask decoder that starts from random weights learns little at the published rate
+FROM_SCRATCH = ("vit_demo", *PACKAGED_TYPES)
 
 
 def training_parser(prog: str, description: str) -> OneLineParser:
@@ -101,7 +104,9 @@ def _add_optimisation_flags(group: argparse._ArgumentGroup) -> None:
         "--epoch", type=positive_int, metavar="N", help=f"passes over the data (default: 20; {DEMO_EPOCHS} for --demo)"
     )
     group.add_argument(
-        "--lr", type=positive_float, help=f"AdamW's learning rate, cosine to 0 (default: 2e-4; {DEMO_LR:g} for --demo)"
+        "--lr",
+        type=positive_float,
+        help=f"AdamW's learning rate, cosine to 0 (default: {LR:g}; {SCRATCH_LR:g} for {' and '.join(FROM_SCRATCH)})",
     )
     group.add_argument(
         "--loss",
@@ -311,7 +316,7 @@ def resolve_training(args: argparse.Namespace) -> argparse.Namespace:
     if (args.val_image_dir is None) != (args.val_mask_dir is None):
         raise UserError("--val_image_dir and --val_mask_dir belong together: set both or neither")
     args.epoch = args.epoch or 20
-    args.lr = args.lr or 2e-4
+    args.lr = args.lr or (SCRATCH_LR if args.model_type in FROM_SCRATCH else LR)
     from cad.models.sam import MODEL_SIZES  # imports torch, which a wrong flag should not wait for
 
     args.image_size = args.image_size or MODEL_SIZES[args.model_type].image_size
@@ -357,4 +362,3 @@ def _resolve_demo(args: argparse.Namespace) -> None:
         raise UserError(f"--demo and --model_type {args.model_type} exclude each other: the demo trains vit_demo")
     args.model_type = "vit_demo"
     args.epoch = args.epoch or DEMO_EPOCHS
-    args.lr = args.lr or DEMO_LR
