@@ -11,7 +11,7 @@ BATCH_SIZE=${BATCH_SIZE:-}                   # empty: 4; on several GPUs, of eac
 PORT=${PORT:-29500}
 DIST=${DIST:-False}                          # True: all GPUs of this machine
 SEED=${SEED:-}                               # empty: 21
-MODEL_TYPE=${MODEL_TYPE:-}                   # vit_b, vit_l, vit_h, vit_demo; empty: vit_b
+MODEL_TYPE=${MODEL_TYPE:-}                   # vit_b, vit_l, vit_h, vit_demo, efficientnet_lite0 (not for sa, zero_shot); empty: vit_b
 CHECKPOINT=${CHECKPOINT:-}                   # SAM's weights; empty: the official file name in checkpoints/
 EPOCH=${EPOCH:-}                             # empty: 20
 LR=${LR:-}                                   # empty: 2e-4, or 2e-3 for vit_demo and efficientnet_lite0
@@ -24,6 +24,16 @@ set -euo pipefail
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
 source "$root/code/environment.sh"
 check_methods "$METHODS"
+case " $MODEL_TYPE $* " in
+    *" efficientnet_lite0 "*)
+        case " $METHODS " in
+            *" sa "*|*" zero_shot "*)
+                echo 'error: sa and zero_shot need SAM'"'"'s own encoder: METHODS="cad decoder" goes with efficientnet_lite0' >&2
+                exit 2
+                ;;
+        esac
+        ;;
+esac
 find_python "$root" "$root/requirements.txt"
 
 # A resumed run has its own data and flags: a default that is passed to it could differ from them, and be refused.

@@ -15,6 +15,7 @@ The last line is JSON, and says where metrics.json is.
 """
 
 import argparse
+import hashlib
 import json
 import re
 import shutil
@@ -45,6 +46,7 @@ from cad.files import write_atomically, write_json
 from cad.models.sam import hash_file, read_weights_file
 from cad.options import (
     MODEL_TYPES,
+    PACKAGED_TYPES,
     PROJECT_ROOT,
     OneLineParser,
     add_machine_flags,
@@ -52,6 +54,7 @@ from cad.options import (
     multiple_of_8,
     positive_float,
     positive_int,
+    sam_checkpoint_path,
     user_path,
 )
 
@@ -114,6 +117,8 @@ def read_arguments(argv: list[str] | None = None) -> argparse.Namespace:
         setattr(args, name, getattr(args, name) or value)
     if not args.methods and not args.from_weights:
         args.methods = ["decoder", "cad"]
+    if args.model_type in PACKAGED_TYPES and (wrong := {"sam_adapter", "zero_shot"} & set(args.methods)):
+        parser.error(f"--methods {' '.join(sorted(wrong))}: need SAM's own encoder, not {args.model_type}")
     if set(args.methods) - {"zero_shot"} and not (args.train_image_dir and args.train_mask_dir):
         parser.error("training needs --train_image_dir and --train_mask_dir")
     return args
@@ -132,7 +137,7 @@ def main() -> None:
     args.output_dir.mkdir(parents=True, exist_ok=True)
     test = args.test_image_dir, args.test_mask_dir
     if args.test_images:
-        test = some_pairs(*test, args.test_images, args.output_dir / f"test-{args.test_images}")
+        test = some_pairs(*test, args.test_images, args.output_dir)
     # Seeds outside, since the configurations of a seed share its views and so the cached embeddings.
     trained = [
         Weights(name, seed, trained_weights(args, name, seed))
@@ -161,13 +166,16 @@ def trained_weights(args: argparse.Namespace, name: str, seed: int) -> Path:
     folder = args.output_dir / "runs" / f"{name}-seed{seed}"
     data = args.train_image_dir, args.train_mask_dir
     if args.train_images:
-        data = some_pairs(*data, args.train_images, args.output_dir / f"train-{args.train_images}")
+        data = some_pairs(*data, args.train_images, args.output_dir)
     flags = ["--train_image_dir", str(data[0].absolute()), "--train_mask_dir", str(data[1].absolute())]
     flags += ["--model_type", args.model_type, "--epoch", str(args.epochs), "--seed", str(seed), *extra]
     flags += ["--lr", str(args.lr)] if args.lr else []
     flags += ["--image_size", str(args.image_size)] if args.image_size else []
     flags += ["--views", str(args.views)] if args.views is not None else []
-    flags += ["--checkpoint", args.checkpoint] if args.checkpoint else []
+    # Looked for beside this project, as training does by itself, not in the folder of the run.
+    start = sam_checkpoint_path(args.model_type, args.checkpoint, PROJECT_ROOT / "checkpoints")
+    if start != "package":
+        flags += ["--checkpoint", start if start == "random" else str(Path(start).absolute())]
     finished = folder / "finished.json"
     if finished.is_file():
         done = json.loads(finished.read_text())
@@ -181,22 +189,24 @@ def trained_weights(args: argparse.Namespace, name: str, seed: int) -> Path:
     command = [sys.executable, str(PROJECT_ROOT / "code" / SCRIPTS[method]), *flags, *of_machine, "--resume", "auto"]
     if subprocess.run(command, check=False).returncode:
         raise UserError(f"{name}, seed {seed}: training stopped; the same command goes on from there")
-    (summary,) = (folder / "runs").glob("*/summary.json")
+    summary = max((folder / "runs").glob("*/summary.json"), key=lambda path: path.stat().st_mtime)
     weights = json.loads(summary.read_text())["weights"]
     write_json(finished, {"flags": flags, "weights": weights})
     return folder / weights
 
 
-def some_pairs(image_dir: Path, mask_dir: Path, number: int, folder: Path) -> tuple[Path, Path]:
-    """Copy so many pairs, evenly spread over the names, below `folder`; return their folders."""
+def some_pairs(image_dir: Path, mask_dir: Path, number: int, output_dir: Path) -> tuple[Path, Path]:
+    """Copy so many pairs, evenly spread over the names, to folders named after their content; return these."""
     pairs = find_pairs(image_dir, mask_dir)
     chosen = [pairs[int(place)] for place in np.linspace(0, len(pairs) - 1, min(number, len(pairs)))]
+    files = [file for pair in chosen for file in (pair.image, pair.mask)]
+    content = hashlib.sha256("".join(hash_file(file) for file in files).encode()).hexdigest()
+    folder = output_dir / "some" / content[:12]
     for part in ("image", "mask"):
         (folder / part).mkdir(parents=True, exist_ok=True)
         for pair in chosen:
             source: Path = getattr(pair, part)
-            if not (folder / part / source.name).is_file():
-                shutil.copyfile(source, folder / part / source.name)
+            shutil.copyfile(source, folder / part / source.name)
     return folder / "image", folder / "mask"
 
 

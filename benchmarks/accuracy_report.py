@@ -14,7 +14,7 @@ from cad.evaluation.measures import MEASURES
 from cad.evaluation.outputs import plain_difference, plain_estimate
 from cad.evaluation.results import Difference
 from cad.evaluation.seeds import SeedEstimate, compare_seeds, summarise_seeds
-from cad.evaluation.table import difference_lines, digits_of, markdown_text, protocol_line, with_interval
+from cad.evaluation.table import difference_lines, markdown_text, protocol_line, with_interval, with_spread
 from cad.files import hide_home, write_atomically, write_json
 from cad.training.options import memory_parser
 from cad.training.peak_memory import predict_peak
@@ -114,13 +114,13 @@ def markdown(rows: dict[str, Row], differences: list[Difference], protocol: dict
     line("s/epoch", [number(row.seconds_per_epoch, 1) for row in rows.values()])
     line("seeds", [str(row.seeds) for row in rows.values()])
     lines += difference_lines(differences)
-    how = "Means over seeds, ± the standard deviation over seeds; differences are paired by image, seeds averaged."
+    how = "Means over seeds, ± the standard deviation over seeds; differences are paired by image, seeds averaged: "
+    how += "better and worse are about images."
     return "\n".join([*lines, "", f"{protocol_line(protocol)} {how}", ""])
 
 
 def cell(found: SeedEstimate, metric: str) -> str:
-    spread = "" if found.spread is None else f" ± {found.spread:.{digits_of(metric)}f}"
-    return with_interval(found.mean, metric) + spread
+    return with_interval(found.mean, metric) + with_spread(found.spread, metric)
 
 
 def number(value: float | None, digits: int = 0) -> str:

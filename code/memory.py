@@ -13,13 +13,15 @@ import sys
 from collections.abc import Sequence
 
 from cad.errors import run_script
-from cad.training.options import memory_parser
+from cad.training.options import check_method_flags, memory_parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     args = memory_parser("memory.py", __doc__).parse_args(argv)
 
     def body() -> None:
+        if args.method:
+            check_method_flags(args, args.method)
         from cad.training.peak_memory import report  # imports torch: not before the flags are right
 
         print(report(args))

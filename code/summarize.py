@@ -27,7 +27,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if not newest:
             raise UserError(f"{args.output_dir / 'runs'}: no finished run; train first with ./run.sh")
         rows = [
-            table_row(run["method"], run, run["metrics"], run.get("published", run["weights"]))
+            table_row(run.get("adapter", run["method"]), run, run["metrics"], run.get("published", run["weights"]))
             for run in newest.values()
         ]
         scored_on = " and ".join(sorted({run["metrics"]["on"] for run in newest.values()}))

@@ -94,7 +94,7 @@ def torchrun(processes):
     [
         ("cad",),
         ("cad", "--adapter", "cad_hires", "--adapter_gate", "channel"),
-        ("cad", "--adapter", "cad_hires", "--adapter_gate", "channel", "--model_type", "efficientnet_lite0"),
+        ("cad", "--model_type", "efficientnet_lite0"),
         ("sa",),
         ("decoder",),
     ],

@@ -66,7 +66,20 @@ def test_differences_are_paired_by_image_and_averaged_over_seeds():
     assert set(by_metric) == set(MEASURES)
     assert by_metric["iou"].estimate.value == pytest.approx(0.02)
     assert by_metric["iou"].estimate.ci == pytest.approx((0.02, 0.02)) and by_metric["iou"].verdict == "better"
+    assert by_metric["iou"].spread is None  # of different numbers of seeds
     assert by_metric["mae"].verdict == "worse" and by_metric["ber_pooled"].verdict == "no difference seen"
+
+
+def test_the_interval_of_a_difference_is_that_of_the_seed_averaged_images_and_its_spread_that_of_the_seeds():
+    first, second = [noisy(30, 1), noisy(30, 2)], [noisy(30, 3), noisy(30, 4)]
+    images = np.mean([one.values["iou"] for one in first], axis=0) - np.mean(
+        [one.values["iou"] for one in second], axis=0
+    )
+    by_hand = summarise(scores(images), seed=5)["iou"]
+    found = {one.metric: one for one in compare_seeds({"a": first, "b": second}, seed=5)}["iou"]
+    assert found.estimate.value == pytest.approx(by_hand.value) and found.estimate.ci == pytest.approx(by_hand.ci)
+    of_seeds = [a.values["iou"].mean() - b.values["iou"].mean() for a, b in zip(first, second, strict=True)]
+    assert found.spread == pytest.approx(abs(of_seeds[0] - of_seeds[1]) / np.sqrt(2))
 
 
 def test_an_image_counts_where_every_seed_defines_it():

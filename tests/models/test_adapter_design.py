@@ -3,7 +3,7 @@ import argparse
 import pytest
 
 from cad.errors import UserError
-from cad.models.adapter_design import AdapterDesign, default_design
+from cad.models.adapter_design import AdapterDesign
 
 
 def test_the_default_is_the_published_adapter_and_what_is_left_out_is_the_default():
@@ -18,21 +18,33 @@ def test_it_is_the_same_after_saving():
     assert AdapterDesign.from_flags(argparse.Namespace(**design.as_metadata(), model_type="vit_b")) == design
 
 
+def flags(model_type, **given):
+    left_open = dict.fromkeys(("adapter", "adapter_scale", "adapter_gate", "high_frequency"))
+    return argparse.Namespace(**left_open | given, model_type=model_type)
+
+
 @pytest.mark.parametrize("model_type", ["vit_b", "vit_h", "vit_demo", None])
 def test_sams_models_get_the_published_adapter_unless_a_flag_asks_for_another(model_type):
-    flags = argparse.Namespace(adapter=None, adapter_scale=None, adapter_gate=None, high_frequency=None)
-    flags.model_type = model_type
-    assert AdapterDesign.from_flags(flags) == default_design(model_type) == AdapterDesign()
-    flags.adapter_scale = 0.5
-    assert AdapterDesign.from_flags(flags) == AdapterDesign(adapter_scale=0.5)
+    assert AdapterDesign.from_flags(flags(model_type)) == AdapterDesign()
+    assert AdapterDesign.from_flags(flags(model_type, adapter="cad_hires")) == AdapterDesign("cad_hires")
+    assert AdapterDesign.from_flags(flags(model_type, adapter_scale=0.5)) == AdapterDesign(adapter_scale=0.5)
+    relative = AdapterDesign.from_flags(flags(model_type, adapter_gate="relative"))
+    assert relative == AdapterDesign(adapter_gate="relative", adapter_scale=1.0)
 
 
-def test_the_packaged_encoder_gets_what_its_table_shows_to_be_best():
-    flags = argparse.Namespace(adapter=None, adapter_scale=None, adapter_gate=None, high_frequency=None)
-    flags.model_type = "efficientnet_lite0"
-    assert AdapterDesign.from_flags(flags) == AdapterDesign("cad_hires", 1.0, "relative")
-    flags.adapter, flags.adapter_gate, flags.adapter_scale = "cad", "fixed", 0.1
-    assert AdapterDesign.from_flags(flags) == AdapterDesign()
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({}, ("cad_hires", 1.0, "relative")),
+        ({"adapter": "cad"}, ("cad", 0.1, "fixed")),
+        ({"adapter": "cad_hires"}, ("cad_hires", 1.0, "relative")),
+        ({"adapter_gate": "scalar"}, ("cad_hires", 0.1, "scalar")),
+        ({"adapter_scale": 0.5}, ("cad_hires", 0.5, "relative")),
+        ({"high_frequency": False}, ("cad_hires", 1.0, "relative", False)),
+    ],
+)
+def test_a_packaged_encoder_gets_what_its_table_shows_to_be_best(given, expected):
+    assert AdapterDesign.from_flags(flags("efficientnet_lite0", **given)) == AdapterDesign(*expected)
 
 
 @pytest.mark.parametrize(

@@ -125,7 +125,7 @@ def test_the_exportable_form_computes_the_same(loaded):
 
 @pytest.mark.slow
 def test_the_predicted_peak_counts_the_narrow_decoder():
-    flags = ["--model_type", "efficientnet_lite0", "--method"]
+    flags = ["--model_type", "efficientnet_lite0", "--adapter", "cad", "--method"]
     peaks = {
         method: predict_peak(memory_parser("", "").parse_args([*flags, method]), method)
         for method in ("cad", "decoder")

@@ -6,7 +6,7 @@ from cad.evaluation.options import evaluation_parser
 from cad.models.adapter_design import AdapterDesign
 from cad.models.sam import MODEL_SIZES, PACKAGED_SIZES, SAM_SIZES
 from cad.options import DEMO_TASKS, MODEL_TYPES, PACKAGED_TYPES, PROJECT_ROOT, SAM_TYPES
-from cad.training.options import check_adapter_flags, memory_parser, resolve_training, training_parser
+from cad.training.options import check_method_flags, memory_parser, resolve_training, training_parser
 
 FOLDERS = ["--train_image_dir", "images", "--train_mask_dir", "masks"]
 
@@ -140,11 +140,24 @@ def test_the_adapter_is_the_published_one_unless_flags_say_otherwise():
 )
 def test_flags_of_cads_adapter_are_refused_elsewhere(flags):
     args = parse(*flags.split())
-    check_adapter_flags(args, "cad")
+    check_method_flags(args, "cad")
     for method in ("sam_adapter", "decoder"):
         with pytest.raises(UserError, match=f"^{flags}: is of CAD's adapter"):
-            check_adapter_flags(args, method)
-        check_adapter_flags(parse(), method)
+            check_method_flags(args, method)
+        check_method_flags(parse(), method)
+
+
+def test_what_flags_leave_open_is_resolved_for_the_record():
+    assert AdapterDesign.from_metadata(vars(resolve_training(parse("--model_type", "vit_demo")))) == AdapterDesign()
+    packaged = resolve_training(parse("--model_type", *PACKAGED_TYPES))
+    assert AdapterDesign.from_metadata(vars(packaged)) == AdapterDesign("cad_hires", 1.0, "relative")
+
+
+def test_sam_adapter_needs_sams_encoder():
+    for method in ("cad", "decoder"):
+        check_method_flags(parse("--model_type", *PACKAGED_TYPES), method)
+    with pytest.raises(UserError, match="--model_type efficientnet_lite0: SAM-Adapter goes inside SAM's own encoder"):
+        check_method_flags(parse("--model_type", *PACKAGED_TYPES), "sam_adapter")
 
 
 def test_help_is_grouped_and_complete(capsys):

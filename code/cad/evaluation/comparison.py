@@ -3,6 +3,7 @@
 import argparse
 import re
 import sys
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from cad.evaluation.scoring import Machine, Protocol, score_method
 from cad.evaluation.scoring_pool import ScoringPool
 from cad.evaluation.table import FIELD_COLUMNS, field_row, format_table, protocol_line, table_row
 from cad.files import hide_home, read_json_lines, start_run_folder
+from cad.models.adapter_design import AdapterDesign
 from cad.models.segmenter import count_parameters
 from cad.versions import installed_versions
 
@@ -149,7 +151,8 @@ def describe_protocol(
 
 def plain_metadata(metadata: dict[str, Any]) -> dict[str, Any]:
     """What of a weights file's metadata belongs in a report."""
-    keys = ("method", "model_type", "image_size", "base", "demo", "trainable_parameters", "seconds_per_epoch")
+    keys = ["method", *(field.name for field in fields(AdapterDesign)), "model_type", "image_size", "base", "demo"]
+    keys += ["trainable_parameters", "seconds_per_epoch"]
     return {key: metadata[key] for key in keys if key in metadata}
 
 

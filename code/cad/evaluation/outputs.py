@@ -50,7 +50,8 @@ def as_json(evaluation: Evaluation) -> dict[str, Any]:
 def plain_difference(difference: Difference) -> dict[str, Any]:
     """One difference as plain values."""
     names = {"metric": difference.metric, "first": difference.first, "second": difference.second}
-    return names | plain_estimate(difference.estimate) | {"verdict": difference.verdict}
+    spread = {} if difference.spread is None else {"spread": difference.spread}
+    return names | plain_estimate(difference.estimate) | spread | {"verdict": difference.verdict}
 
 
 def per_image_csv(evaluation: Evaluation) -> str:

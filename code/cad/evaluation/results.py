@@ -33,7 +33,8 @@ class MethodResult:
 class Difference:
     """The mean over images of `first` minus `second` in one metric, paired by image.
 
-    `verdict` is about `first`: "better", "worse" or "no difference seen" (the interval contains 0).
+    `verdict` is about `first`, and about images: "better", "worse" or "no difference seen" (the interval contains 0).
+    `spread` is the standard deviation of the difference over seeds, where both have the same number of them, above 1.
     """
 
     metric: str
@@ -41,6 +42,7 @@ class Difference:
     second: str
     estimate: Estimate
     verdict: str
+    spread: float | None = None
 
 
 @dataclass(frozen=True)

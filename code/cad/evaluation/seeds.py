@@ -7,7 +7,7 @@ deviation of the seeds' values, is about the seeds. A difference of two methods 
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 
 import numpy as np
@@ -69,7 +69,8 @@ def summarise_seeds(runs: Sequence[Scores], seed: int, resamples: int = RESAMPLE
 def compare_seeds(methods: dict[str, Sequence[Scores]], seed: int, resamples: int = RESAMPLES) -> list[Difference]:
     """For every pair of methods and every metric: mean over seeds of the first minus that of the second, by image.
 
-    The methods may have different numbers of seeds; one without a seed has one.
+    The methods may have different numbers of seeds; one without a seed has one. Where the numbers are equal, those in
+    the same place are the same seeds, over which the difference has a spread.
 
     Args:
         methods: by label, the scores of each training, on the same images in the same order.
@@ -85,7 +86,9 @@ def compare_seeds(methods: dict[str, Sequence[Scores]], seed: int, resamples: in
         found = [values_and_draws(one, seed, resamples) for one in common]
         seeds = len(methods[first])
         means = mean_over_seeds(found[:seeds]), mean_over_seeds(found[seeds:])
-        differences += differences_of(first, second, *means, defined_images(common[0]))
+        for one in differences_of(first, second, *means, defined_images(common[0])):
+            of_seeds = [values[one.metric] for values, _ in found]
+            differences.append(replace(one, spread=paired_spread(of_seeds[:seeds], of_seeds[seeds:])))
     return differences
 
 
@@ -96,6 +99,14 @@ def mean_over_seeds(
     values = {name: float(np.mean([of_seed[name] for of_seed, _ in found])) for name in MEASURES}
     drawn = {name: np.mean([of_draws[name] for _, of_draws in found], axis=0) for name in MEASURES}
     return values, drawn
+
+
+def paired_spread(first: Sequence[float], second: Sequence[float]) -> float | None:
+    """Standard deviation over seeds of the difference between two methods' values."""
+    if len(first) != len(second) or len(first) < 2:
+        return None
+    spread = float(np.std(np.subtract(first, second), ddof=1))
+    return None if np.isnan(spread) else spread
 
 
 def check_same_images(runs: Sequence[Scores]) -> None:

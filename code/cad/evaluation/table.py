@@ -71,6 +71,11 @@ def markdown_table(evaluation: Evaluation) -> str:
     return "\n".join([*lines, "", protocol_line(evaluation.protocol), ""])
 
 
+def with_spread(spread: float | None, metric: str) -> str:
+    """ " ± the standard deviation over seeds", or nothing where there is none."""
+    return "" if spread is None else f" ± {spread:.{digits_of(metric)}f}"
+
+
 def difference_lines(differences: list[Difference]) -> list[str]:
     """The differences as a Markdown table of its own, behind an empty line; nothing without any."""
     if not differences:
@@ -78,7 +83,7 @@ def difference_lines(differences: list[Difference]) -> list[str]:
     lines = ["", "| metric | first | second | first minus second | first is |", "|---|---|---|---|---|"]
     for one in differences:
         labels = f"{markdown_text(one.first)} | {markdown_text(one.second)}"
-        cell = with_interval(one.estimate, one.metric, signed=True)
+        cell = with_interval(one.estimate, one.metric, signed=True) + with_spread(one.spread, one.metric)
         lines.append(f"| {MEASURES[one.metric].title} | {labels} | {cell} | {one.verdict} |")
     return lines
 

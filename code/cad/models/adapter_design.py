@@ -7,10 +7,11 @@ imported, so that flags can be checked at once.
 import argparse
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from cad.errors import UserError
+from cad.options import PACKAGED_TYPES
 
 ADAPTERS = ("cad", "cad_hires")
 GATES = ("fixed", "scalar", "channel", "relative")
@@ -46,9 +47,14 @@ class AdapterDesign:
 
     @classmethod
     def from_flags(cls, args: argparse.Namespace) -> "AdapterDesign":
-        """What the flags of training say; those that are None are left to the model type."""
-        given = {field.name: getattr(args, field.name) for field in fields(cls)}
-        return replace(default_design(args.model_type), **{name: it for name, it in given.items() if it is not None})
+        """What the flags of training say. What they leave open (None) is the published adapter for SAM, `BEST_FOUND` for
+        packaged encoders; with them too `cad` alone is the published one.
+        """
+        best = BEST_FOUND if args.model_type in PACKAGED_TYPES else cls()
+        adapter = args.adapter or best.adapter
+        gate = args.adapter_gate or (best.adapter_gate if adapter == best.adapter else cls.adapter_gate)
+        scale = args.adapter_scale or (BEST_FOUND.adapter_scale if gate == "relative" else cls.adapter_scale)
+        return cls(adapter, scale, gate, args.high_frequency is not False)
 
     @classmethod
     def from_metadata(cls, metadata: Mapping[str, Any]) -> "AdapterDesign":
@@ -59,11 +65,4 @@ class AdapterDesign:
         return asdict(self)
 
 
-def default_design(model_type: str | None) -> AdapterDesign:
-    """What is trained unless flags say otherwise: the published adapter for SAM, else what was measured to be best.
-
-    Source of the latter: docs/RESULTS.md.
-    """
-    if model_type == "efficientnet_lite0":
-        return AdapterDesign("cad_hires", 1.0, "relative")
-    return AdapterDesign()
+BEST_FOUND = AdapterDesign("cad_hires", 1.0, "relative")  # docs/RESULTS.md

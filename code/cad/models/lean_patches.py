@@ -13,7 +13,7 @@ from cad.models.lean_features import DILATION
 
 CHANNELS, TAPS = 7, 3
 PATCH = CHANNELS * TAPS**2
-CENTRE_OF_ONES = 6 * 9 + 4
+CENTRE_OF_ONES = (CHANNELS - 1) * TAPS**2 + TAPS**2 // 2
 
 
 def padded_image(image: Tensor, dtype: torch.dtype) -> Tensor:
@@ -46,9 +46,8 @@ def patch_products(padded: Tensor) -> Tensor:
     products = padded.new_zeros(CHANNELS, TAPS, TAPS, CHANNELS, TAPS, TAPS, dtype=torch.float64)
     for apart in range(TAPS):
         last = padded.shape[-2] - apart * DILATION
-        everywhere = sum(
-            row_products(padded, apart, top, bottom) for top, bottom in row_bands(last, CHANNELS * TAPS * width)
-        )
+        bands = row_bands(last, 6 * CHANNELS * TAPS * width)  # float64, and up to three copies
+        everywhere = sum(row_products(padded, apart, top, bottom) for top, bottom in bands)
         for tap in range(TAPS - apart):
             first = tap * DILATION
             outside = row_products(padded, apart, 0, first) + row_products(padded, apart, first + height, last)

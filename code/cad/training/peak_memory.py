@@ -209,9 +209,8 @@ def report(args: argparse.Namespace) -> str:
     peak = predict_peak(args, args.method)
     if args.json:
         return json.dumps(_record(args, peak))
-    name = AdapterDesign.from_flags(args).adapter if args.method == "cad" else args.method
     lines = [
-        f"{name} with {args.model_type}, {_headline(args)}",
+        f"{_name(args)} with {args.model_type}, {_headline(args)}",
         f"training step        {peak.train_mib:>10,.0f} MiB",
         f"trainable parameters {peak.trainable_parameters:>10,}",
         f"with the margin      {peak.card_mib:>10,.0f} MiB of a card",
@@ -220,6 +219,10 @@ def report(args: argparse.Namespace) -> str:
     if peak.encode_mib is not None:
         lines.insert(2, f"encoding             {peak.encode_mib:>10,.0f} MiB, {args.encode_batch_size} at once")
     return "\n".join(lines)
+
+
+def _name(args: argparse.Namespace) -> str:
+    return AdapterDesign.from_flags(args).adapter if args.method == "cad" else str(args.method)
 
 
 def _headline(args: argparse.Namespace) -> str:
@@ -235,7 +238,7 @@ def _record(args: argparse.Namespace, peak: PeakMemory) -> dict[str, Any]:
         "encode_peak_mib": None if peak.encode_mib is None else round(peak.encode_mib, 1),
         "trainable_parameters": peak.trainable_parameters,
         **{name: getattr(args, name) for name in ("method", "model_type", "batch_size", "precision")},
-        **({"adapter": AdapterDesign.from_flags(args).adapter} if args.method == "cad" else {}),
+        **({"adapter": _name(args)} if args.method == "cad" else {}),
     }
 
 
@@ -244,7 +247,7 @@ def card_table(peaks: list[tuple[argparse.Namespace, PeakMemory]]) -> str:
     columns = ("method", "model", "step MiB", "encoding MiB", "with margin", *(f"{gb} GB" for gb in CARDS_GB))
     rows = [
         (
-            row.method + (" (checkpointing)" if row.grad_checkpointing else ""),
+            _name(row) + (" (checkpointing)" if row.grad_checkpointing else ""),
             row.model_type,
             f"{peak.train_mib:,.0f}",
             "" if peak.encode_mib is None else f"{peak.encode_mib:,.0f}",

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 
 from cad.errors import run_script
-from cad.training.options import check_adapter_flags, resolve_training, training_parser
+from cad.training.options import check_method_flags, resolve_training, training_parser
 
 
 def run_training_script(prog: str, description: str, method: str, argv: Sequence[str] | None) -> int:
@@ -15,7 +15,7 @@ def run_training_script(prog: str, description: str, method: str, argv: Sequence
     args = parser.parse_args(argv)
 
     def body() -> None:
-        check_adapter_flags(args, method)
+        check_method_flags(args, method)
         resolved = None if args.resume else resolve_training(args)
         if args.dist:
             start_a_process_per_gpu(args)
