@@ -47,8 +47,8 @@ class AdapterDesign:
 
     @classmethod
     def from_flags(cls, args: argparse.Namespace) -> "AdapterDesign":
-        """What the flags of training say. What they leave open (None) is the published adapter for SAM, `BEST_FOUND` for
-        packaged encoders; with them too `cad` alone is the published one.
+        """What the flags of training say. What they leave open (None) is as published for SAM, and `BEST_FOUND` for
+        packaged encoders; with them too the adapter `cad` is the published one.
         """
         best = BEST_FOUND if args.model_type in PACKAGED_TYPES else cls()
         adapter = args.adapter or best.adapter
