@@ -1,10 +1,15 @@
+import json
 import sys
 
+import embed
 import numpy as np
 import pytest
+import run_cad
 import torch
+from conftest import write_pairs
 from trained import random_images
 
+import cad
 from cad.errors import UserError, optional_package
 from cad.models.adapter_design import AdapterDesign
 from cad.models.conv_adapter import adapter_input
@@ -149,3 +154,29 @@ def test_without_the_package_the_error_says_what_to_install(monkeypatch):
 
 def test_the_decoder_has_the_width_of_the_demo():
     assert {size.channels for size in PACKAGED_SIZES.values()} == {64}
+
+
+@pytest.mark.slow
+def test_a_run_without_flags_of_the_adapter_trains_what_was_found_best(tmp_path):
+    images, masks = write_pairs(tmp_path / "data", 6)
+    data = ["--train_image_dir", str(images), "--train_mask_dir", str(masks), "--num_workers", "0", "--epoch", "1"]
+    flags = ["--model_type", "efficientnet_lite0", "--image_size", "64", "--wandb", "disabled", *data]
+    assert run_cad.main([*flags, "--output_dir", str(tmp_path)]) == 0
+    (weights,) = (tmp_path / "checkpoints").glob("*.pth")
+    (run,) = (tmp_path / "runs").glob("*/args.json")
+    best = {"adapter": "cad_hires", "adapter_scale": 1.0, "adapter_gate": "relative", "high_frequency": True}
+    for recorded in (json.loads(run.read_text())["settings"], read_weights(weights).metadata):
+        assert best.items() <= recorded.items()
+    image = np.zeros((40, 50, 3), np.uint8)
+    assert cad.load(weights).probabilities(image).shape == (40, 50)
+
+
+@pytest.mark.slow
+def test_embeddings_are_kept_whatever_the_seed_of_the_decoder(tmp_path, capsys):
+    images, masks = write_pairs(tmp_path / "data", 6)
+    flags = ["--train_image_dir", str(images), "--train_mask_dir", str(masks), "--num_workers", "0", "--views", "0"]
+    flags += ["--model_type", "efficientnet_lite0", "--image_size", "64", "--output_dir", str(tmp_path)]
+    assert embed.main([*flags, "--seed", "5"]) == 0
+    assert "encoded 6 views, 0 were in the cache" in capsys.readouterr().out
+    assert embed.main([*flags, "--seed", "6"]) == 0
+    assert "encoded 0 views, 6 were in the cache" in capsys.readouterr().out

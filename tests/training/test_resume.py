@@ -177,6 +177,10 @@ def test_flags_that_change_the_numbers_are_refused_and_others_followed(cut_off, 
     assert "--num_workers 1: the run" in out and "has 0; followed" in out and "--save_every 3.0: the run" in out
 
 
+def test_defaults_may_be_spelt_out(cut_off):
+    assert run_decoder.main([*cut_off, "--adapter", "cad", "--adapter_gate", "fixed", "--resume", "auto"]) == 0
+
+
 def test_data_that_moved_are_followed_and_paths_may_be_relative(cut_off, pair_folders, tmp_path, capsys, monkeypatch):
     (run,) = unfinished_runs(tmp_path / "out" / "runs")
     folder = pair_folders[0].parent.rename(tmp_path / "moved")
