@@ -102,6 +102,12 @@ def test_methods_choose_what_is_trained_and_scored(project, tmp_path):
         assert code == 2 and 'METHODS="cad sam": expected any of cad, sa, decoder and zero_shot, found sam' in err
 
 
+def test_an_encoder_that_is_not_sams_is_refused_for_methods_that_need_sams(project):
+    for flags, settings in (["--model_type", "efficientnet_lite0"], {}), ([], {"MODEL_TYPE": "efficientnet_lite0"}):
+        code, _, err = run(project / "run.sh", project, *flags, **settings)
+        assert code == 2 and err.startswith("error: sa and zero_shot need SAM's own encoder")
+
+
 def test_only_a_checkpoint_set_is_no_demo(project):
     code, out, err = run(project / "run.sh", project, CHECKPOINT="sam.pth")
     assert code == 2 and "demo" not in out

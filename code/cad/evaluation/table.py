@@ -72,7 +72,7 @@ def markdown_table(evaluation: Evaluation) -> str:
 
 
 def with_spread(spread: float | None, metric: str) -> str:
-    """ " ± the standard deviation over seeds", or nothing where there is none."""
+    """A standard deviation over seeds behind its ±, or nothing where there is none."""
     return "" if spread is None else f" ± {spread:.{digits_of(metric)}f}"
 
 
