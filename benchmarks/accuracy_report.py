@@ -128,18 +128,37 @@ def number(value: float | None, digits: int = 0) -> str:
 
 
 def write_figure(path: Path, rows: dict[str, Row]) -> None:
-    """Accuracy over the memory of training: means with their intervals, a small ring a seed; SAM as it is as a line."""
+    """Accuracy over the memory of training: means with their intervals, a tick a seed; SAM as it is as a line."""
     figure = new_figure(7.0, 3.0)
     figure.subplots_adjust(left=0.075, right=0.985, bottom=0.23, top=0.9, wspace=0.2)
     for axes, metric in zip(figure.subplots(1, len(DRAWN)), DRAWN, strict=True):
         draw_metric(axes, rows, metric)
-    meaning = "dot: mean over seeds; bar: its 95 % interval over test images; rings: single seeds"
+    meaning = "dot: mean over seeds; bar: its 95 % interval over test images; ticks: single seeds; "
+    meaning += "nearly the same memory: side by side"
     figure.text(0.985, 0.03, meaning, fontsize=6.5, color=MUTED, ha="right")
     save_figure(figure, path)
 
 
+def side_by_side(rows: dict[str, Row], near: float) -> dict[str, tuple[int, int]]:
+    """Points right of its memory at which a configuration is drawn and named, since some have nearly the same memory.
+
+    Args:
+        near: MiB within which those of a group are from its first.
+    """
+    groups: list[list[str]] = []
+    memory = {name: row.train_peak_mib for name, row in rows.items() if row.train_peak_mib is not None}
+    for name in sorted(memory, key=memory.__getitem__):
+        if groups and memory[name] - memory[groups[-1][0]] < near:
+            groups[-1].append(name)
+        else:
+            groups.append([name])
+    return {name: (8 * place, 8 * (len(group) - 1) + 7) for group in groups for place, name in enumerate(group)}
+
+
 def draw_metric(axes: Any, rows: dict[str, Row], metric: str) -> None:
     """One panel: a point for each configuration, named beside it."""
+    largest = max((row.train_peak_mib or 0 for row in rows.values()), default=0)
+    offsets = side_by_side(rows, 0.1 * largest)
     for name, row in rows.items():
         found = row.metrics[metric]
         if found.mean.value is None:
@@ -149,9 +168,8 @@ def draw_metric(axes: Any, rows: dict[str, Row], metric: str) -> None:
             place, style = (0.02, found.mean.value), {"fontsize": 7.5, "color": MUTED}
             axes.annotate(name, place, (0, 3), axes.get_yaxis_transform(), "offset points", **style)
         else:
-            draw_point(axes, name, row, found)
-    largest = max((row.train_peak_mib or 0 for row in rows.values()), default=0)
-    axes.set_xlim(0, 1.4 * largest or 1)  # room for the names
+            draw_point(axes, name, row, found, *offsets[name])
+    axes.set_xlim(0, 1.9 * largest or 1)  # room for the names
     measure = MEASURES[metric]
     axes.set_title(f"{measure.title} {measure.arrow}", fontsize=9, loc="left", color=INK, pad=8)
     axes.set_xlabel("peak memory of a training step, MiB (predicted)", fontsize=7.5, color=MUTED)
@@ -162,17 +180,25 @@ def draw_metric(axes: Any, rows: dict[str, Row], metric: str) -> None:
         axes.spines[side].set(color="#b0b0b0", linewidth=0.6)
 
 
-def draw_point(axes: Any, name: str, row: Row, found: SeedEstimate) -> None:
-    """The mean of one configuration with its interval; its seeds to the left, its name to the right."""
+def draw_point(axes: Any, name: str, row: Row, found: SeedEstimate, right: int, name_right: int) -> None:
+    """The mean of one configuration with its interval, so many points right of its memory; its seeds left of it."""
     from matplotlib.transforms import ScaledTranslation
 
     colour = ACCENT if name.startswith("cad") else INK
     low, high = found.mean.ci or (found.mean.value, found.mean.value)
-    axes.plot([row.train_peak_mib] * 2, [low, high], color=colour, linewidth=1.1, solid_capstyle="butt", zorder=2)
-    axes.plot(row.train_peak_mib, found.mean.value, "o", color=colour, markersize=5, markeredgewidth=0, zorder=4)
+
+    def moved(points: int) -> Any:
+        return axes.transData + ScaledTranslation(points / 72, 0, axes.figure.dpi_scale_trans)
+
+    bar = {"color": colour, "linewidth": 1.1, "solid_capstyle": "butt", "zorder": 2, "transform": moved(right)}
+    axes.plot([row.train_peak_mib] * 2, [low, high], **bar)
+    dot = {"color": colour, "markersize": 5, "markeredgewidth": 0, "zorder": 4, "transform": moved(right)}
+    axes.plot(row.train_peak_mib, found.mean.value, "o", **dot)
     of_seeds = [value for value in found.of_seeds if value is not None] if row.seeds > 1 else []
-    left = axes.transData + ScaledTranslation(-7 / 72, 0, axes.figure.dpi_scale_trans)
-    style = {"markersize": 2.8, "markeredgecolor": colour, "markerfacecolor": "white", "markeredgewidth": 0.7}
-    axes.plot([row.train_peak_mib] * len(of_seeds), of_seeds, "o", transform=left, zorder=5, **style)
+    style = {"markersize": 4, "color": colour, "markeredgewidth": 0.7}
+    axes.plot([row.train_peak_mib] * len(of_seeds), of_seeds, "_", transform=moved(right - 3), zorder=5, **style)
     style = {"fontsize": 8, "color": colour, "va": "center"}
-    axes.annotate(name, (row.train_peak_mib, found.mean.value), (7, 0), textcoords="offset points", **style)
+    axes.annotate(name, (row.train_peak_mib, found.mean.value), (name_right, 0), textcoords="offset points", **style)
+    # What is drawn with a transform of its own leaves the axes' limits alone.
+    axes.update_datalim([(row.train_peak_mib, value) for value in (low, high, *of_seeds)])
+    axes.autoscale_view()

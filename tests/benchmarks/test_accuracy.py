@@ -9,6 +9,7 @@ from cad.training.options import resolve_training, training_parser
 
 sys.path.insert(0, str(PROJECT_ROOT / "benchmarks"))
 import accuracy
+import accuracy_report
 
 DESIGNS = {
     "cad": AdapterDesign(),
@@ -63,3 +64,12 @@ def test_a_part_of_the_images_is_spread_over_the_names_and_kept_by_content(tmp_p
     assert accuracy.some_pairs(images, masks, 3, tmp_path / "out")[0] == chosen
     (images / names[4]).write_bytes((images / names[3]).read_bytes())
     assert accuracy.some_pairs(images, masks, 3, tmp_path / "out")[0] != chosen
+
+
+def test_configurations_of_nearly_the_same_memory_are_drawn_side_by_side():
+    rows = {
+        name: accuracy_report.Row({}, ["a.pth"], None, memory, None)
+        for name, memory in (("a", 79.0), ("b", 19.0), ("c", 76.0), ("zero_shot", None))
+    }
+    offsets = accuracy_report.side_by_side(rows, near=8)
+    assert offsets == {"b": (0, 7), "c": (0, 15), "a": (8, 15)}
