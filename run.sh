@@ -14,7 +14,7 @@ SEED=${SEED:-}                               # empty: 21
 MODEL_TYPE=${MODEL_TYPE:-}                   # vit_b, vit_l, vit_h, vit_demo, efficientnet_lite0 (not for sa, zero_shot); empty: vit_b
 CHECKPOINT=${CHECKPOINT:-}                   # SAM's weights; empty: the official file name in checkpoints/
 EPOCH=${EPOCH:-}                             # empty: 20
-LR=${LR:-}                                   # empty: 2e-4, or 2e-3 for vit_demo and efficientnet_lite0
+LR=${LR:-}                                   # empty: 2e-4, or 2e-3 where the mask decoder starts from random weights
 PROJECT_NAME=${PROJECT_NAME:-}               # of Weights & Biases; empty: sam-cad
 TRAIN_IMAGE_DIR=${TRAIN_IMAGE_DIR:-}
 TRAIN_MASK_DIR=${TRAIN_MASK_DIR:-}
@@ -25,7 +25,7 @@ root="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
 source "$root/code/environment.sh"
 check_methods "$METHODS"
 case " $MODEL_TYPE $* " in
-    *" efficientnet_lite0 "*)
+    *" efficientnet_lite0 "*|*"=efficientnet_lite0 "*)
         case " $METHODS " in
             *" sa "*|*" zero_shot "*)
                 echo 'error: sa and zero_shot need SAM'"'"'s own encoder: METHODS="cad decoder" goes with efficientnet_lite0' >&2

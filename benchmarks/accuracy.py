@@ -45,6 +45,7 @@ from cad.evaluation.scoring_pool import ScoringPool
 from cad.files import write_atomically, write_json
 from cad.models.sam import hash_file, read_weights_file
 from cad.options import (
+    METHODS_INSIDE_SAM,
     MODEL_TYPES,
     PACKAGED_TYPES,
     PROJECT_ROOT,
@@ -77,6 +78,7 @@ SCRIPTS = {"cad": "run_cad.py", "decoder": "run_decoder.py", "sam_adapter": "run
 FULL = {"seeds": 3, "epochs": 8, "train_images": None, "test_images": None}
 QUICK = {"seeds": 2, "epochs": 4, "train_images": 96, "test_images": 48}
 FIRST_SEED = 21  # the default of training
+Folders = tuple[Path, Path]  # of images and of their masks
 
 
 @dataclass(frozen=True)
@@ -117,7 +119,7 @@ def read_arguments(argv: list[str] | None = None) -> argparse.Namespace:
         setattr(args, name, getattr(args, name) or value)
     if not args.methods and not args.from_weights:
         args.methods = ["decoder", "cad"]
-    if args.model_type in PACKAGED_TYPES and (wrong := {"sam_adapter", "zero_shot"} & set(args.methods)):
+    if args.model_type in PACKAGED_TYPES and (wrong := set(METHODS_INSIDE_SAM) & set(args.methods)):
         parser.error(f"--methods {' '.join(sorted(wrong))}: need SAM's own encoder, not {args.model_type}")
     if set(args.methods) - {"zero_shot"} and not (args.train_image_dir and args.train_mask_dir):
         parser.error("training needs --train_image_dir and --train_mask_dir")
@@ -135,12 +137,13 @@ def named_weights(text: str) -> tuple[str, list[Path]]:
 def main() -> None:
     args = read_arguments()
     args.output_dir.mkdir(parents=True, exist_ok=True)
-    test = args.test_image_dir, args.test_mask_dir
-    if args.test_images:
-        test = some_pairs(*test, args.test_images, args.output_dir)
+    test = part_of((args.test_image_dir, args.test_mask_dir), args.test_images, args.output_dir)
+    train = args.train_image_dir, args.train_mask_dir
+    if set(args.methods) - {"zero_shot"}:
+        train = part_of(train, args.train_images, args.output_dir)
     # Seeds outside, since the configurations of a seed share its views and so the cached embeddings.
     trained = [
-        Weights(name, seed, trained_weights(args, name, seed))
+        Weights(name, seed, trained_weights(args, train, name, seed))
         for seed in range(FIRST_SEED, FIRST_SEED + args.seeds)
         for name in args.methods
         if name != "zero_shot"
@@ -156,7 +159,7 @@ def main() -> None:
     print(json.dumps({"benchmark": "accuracy", "metrics": str(args.output_dir / "metrics.json")}))
 
 
-def trained_weights(args: argparse.Namespace, name: str, seed: int) -> Path:
+def trained_weights(args: argparse.Namespace, train: Folders, name: str, seed: int) -> Path:
     """Train a configuration with a seed, unless that is done, and return its weights.
 
     Raises:
@@ -164,10 +167,7 @@ def trained_weights(args: argparse.Namespace, name: str, seed: int) -> Path:
     """
     method, extra = CONFIGURATIONS[name]
     folder = args.output_dir / "runs" / f"{name}-seed{seed}"
-    data = args.train_image_dir, args.train_mask_dir
-    if args.train_images:
-        data = some_pairs(*data, args.train_images, args.output_dir)
-    flags = ["--train_image_dir", str(data[0].absolute()), "--train_mask_dir", str(data[1].absolute())]
+    flags = ["--train_image_dir", str(train[0].absolute()), "--train_mask_dir", str(train[1].absolute())]
     flags += ["--model_type", args.model_type, "--epoch", str(args.epochs), "--seed", str(seed), *extra]
     flags += ["--lr", str(args.lr)] if args.lr else []
     flags += ["--image_size", str(args.image_size)] if args.image_size else []
@@ -195,9 +195,13 @@ def trained_weights(args: argparse.Namespace, name: str, seed: int) -> Path:
     return folder / weights
 
 
-def some_pairs(image_dir: Path, mask_dir: Path, number: int, output_dir: Path) -> tuple[Path, Path]:
-    """Copy so many pairs, evenly spread over the names, to folders named after their content; return these."""
-    pairs = find_pairs(image_dir, mask_dir)
+def part_of(data: Folders, number: int | None, output_dir: Path) -> Folders:
+    """The folders themselves without a number; else so many of their pairs, evenly spread over the names, copied to
+    folders that are named after their content.
+    """
+    if number is None:
+        return data
+    pairs = find_pairs(*data)
     chosen = [pairs[int(place)] for place in np.linspace(0, len(pairs) - 1, min(number, len(pairs)))]
     files = [file for pair in chosen for file in (pair.image, pair.mask)]
     content = hashlib.sha256("".join(hash_file(file) for file in files).encode()).hexdigest()
@@ -211,7 +215,7 @@ def some_pairs(image_dir: Path, mask_dir: Path, number: int, output_dir: Path) -
 
 
 def score(
-    weights: list[Weights], test: tuple[Path, Path], args: argparse.Namespace
+    weights: list[Weights], test: Folders, args: argparse.Namespace
 ) -> tuple[dict[str, list[Found]], dict[str, Any]]:
     """Score all weights on the test set by the same protocol: by configuration, and the protocol in plain values."""
     flags = ["--test_image_dir", str(test[0]), "--test_mask_dir", str(test[1]), "--num_workers", str(args.num_workers)]

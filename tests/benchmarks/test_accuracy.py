@@ -57,13 +57,15 @@ def test_quick_is_less_of_what_no_flag_says():
 
 def test_a_part_of_the_images_is_spread_over_the_names_and_kept_by_content(tmp_path):
     images, masks = write_pairs(tmp_path / "data", 9)
-    chosen, masks_of_chosen = accuracy.some_pairs(images, masks, 3, tmp_path / "out")
+    data, out = (images, masks), tmp_path / "out"
+    assert accuracy.part_of(data, None, out) == data
+    chosen, masks_of_chosen = accuracy.part_of(data, 3, out)
     names = sorted(path.name for path in images.iterdir())
     assert sorted(path.name for path in chosen.iterdir()) == [names[0], names[4], names[8]]
     assert sorted(path.stem for path in masks_of_chosen.iterdir()) == sorted(path.stem for path in chosen.iterdir())
-    assert accuracy.some_pairs(images, masks, 3, tmp_path / "out")[0] == chosen
+    assert accuracy.part_of(data, 3, out)[0] == chosen
     (images / names[4]).write_bytes((images / names[3]).read_bytes())
-    assert accuracy.some_pairs(images, masks, 3, tmp_path / "out")[0] != chosen
+    assert accuracy.part_of(data, 3, out)[0] != chosen
 
 
 def test_configurations_of_nearly_the_same_memory_are_drawn_side_by_side():

@@ -7,7 +7,7 @@ from cad.models.lean_patches import input_moments, padded_image, patch_products,
 
 @pytest.mark.parametrize("height, width", [(8, 8), (16, 24), (40, 16)])
 def test_products_are_those_of_the_patches(height, width, monkeypatch):
-    monkeypatch.setattr("cad.models.lean_batch_norm.BAND_ELEMENTS", 21 * width * 6)  # bands of six rows
+    monkeypatch.setattr("cad.models.lean_batch_norm.BAND_ELEMENTS", 36 * 21 * width)  # bands of six rows
     padded = padded_image(255 * torch.rand(6, height, width, generator=torch.manual_seed(0)), torch.float64)
     patches = patches_of(padded, 0, height)
     assert torch.allclose(patch_products(padded), patches @ patches.T, rtol=0, atol=1e-11)

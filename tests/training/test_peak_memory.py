@@ -12,7 +12,8 @@ from torch.utils._pytree import tree_leaves
 from cad.errors import UserError
 from cad.models.adapter_design import AdapterDesign
 from cad.models.sam import MODEL_SIZES, SAM_SIZES, SamSize, build_random_sam
-from cad.models.segmenter import TRAINED_METHODS, Segmenter
+from cad.models.segmenter import Segmenter
+from cad.options import TRAINED_METHODS
 from cad.precision import autocast, gradient_scaler, halve_frozen_weights
 from cad.training import peak_memory, run
 from cad.training.engine import accumulate_gradients

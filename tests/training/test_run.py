@@ -12,9 +12,8 @@ from training_runs import log_of, resolved
 
 from cad.errors import UserError
 from cad.models.adapter_design import AdapterDesign
-from cad.models.segmenter import TRAINED_METHODS
 from cad.models.weights import load_segmenter, read_weights
-from cad.options import PROJECT_ROOT
+from cad.options import PROJECT_ROOT, TRAINED_METHODS
 from cad.training.run import build_segmenter, embed, find_data, make_loaders, plain_settings, train
 from cad.training.stopping import StopRequest
 

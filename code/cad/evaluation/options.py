@@ -3,7 +3,7 @@
 import argparse
 
 from cad.options import (
-    TRAINED_METHODS,
+    METHODS,
     OneLineParser,
     add_machine_flags,
     add_model_type,
@@ -13,8 +13,6 @@ from cad.options import (
     positive_int,
     user_path,
 )
-
-METHODS = (*TRAINED_METHODS, "zero_shot")
 
 
 def metric_size(text: str) -> int | str:

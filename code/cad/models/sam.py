@@ -178,16 +178,13 @@ class Sam(nn.Module):
 class BaseWeights:
     """Which SAM weights a model was built on: a file name, or the seed of random ones, and a SHA-256 of either.
 
-    `encoder_sha256` tells the encoder alone, where it is the same beside other weights; else it is `sha256`.
+    `encoder_sha256` is of the encoder alone, where it may be the same beside different other weights.
     """
 
     source: str
     sha256: str
     seed: int | None = None
-    encoder_sha256: str = ""
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "encoder_sha256", self.encoder_sha256 or self.sha256)
+    encoder_sha256: str | None = None
 
     def as_metadata(self) -> dict[str, Any]:
         return {"source": self.source, "sha256": self.sha256, "seed": self.seed}

@@ -28,9 +28,7 @@ from cad.models.conv_adapter import ConvAdapter, adapter_input
 from cad.models.high_resolution import added_to_upscaling
 from cad.models.sam import Sam, SamEncoder, normalise_for_encoder, resize_for_encoder
 from cad.models.sam_adapter import SamAdapterEncoder
-from cad.options import TRAINED_METHODS
-
-METHODS = (*TRAINED_METHODS, "zero_shot")
+from cad.options import METHODS, METHODS_INSIDE_SAM
 
 
 class Segmenter(nn.Module):
@@ -67,7 +65,7 @@ class Segmenter(nn.Module):
         if method not in METHODS:
             raise ValueError(f"method {method!r}: expected one of {', '.join(METHODS)}")
         encoder = sam.image_encoder
-        if method in ("sam_adapter", "zero_shot") and not isinstance(encoder, SamEncoder):
+        if method in METHODS_INSIDE_SAM and not isinstance(encoder, SamEncoder):
             raise UserError(f"{method}: needs SAM's own image encoder, a ViT; other encoders go with cad and decoder")
         self.method = method
         # The decoder keeps 127 MiB an image for backward (SAM's own, float32). Image by image, and once more in

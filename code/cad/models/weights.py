@@ -29,7 +29,8 @@ from cad.models.sam import (
     load_sam,
     read_weights_file,
 )
-from cad.models.segmenter import TRAINED_METHODS, Segmenter
+from cad.models.segmenter import Segmenter
+from cad.options import TRAINED_METHODS
 
 FORMAT = "sam-cad weights"
 FORMAT_VERSION = 1

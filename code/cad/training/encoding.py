@@ -99,7 +99,8 @@ def _encode(
 def open_cache(segmenter: Segmenter, base: BaseWeights, args: argparse.Namespace) -> EmbeddingCache:
     """The cache for the embeddings of this encoder, in the folder and type that the flags name."""
     folder = args.cache_dir or args.output_dir / "runs" / "embeddings"
-    return EmbeddingCache(folder, segmenter.embedding_shape, args.cache_dtype, base.encoder_sha256, args.precision)
+    encoder = base.encoder_sha256 or base.sha256
+    return EmbeddingCache(folder, segmenter.embedding_shape, args.cache_dtype, encoder, args.precision)
 
 
 def fill_cache(

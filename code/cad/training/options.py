@@ -11,6 +11,8 @@ from cad.errors import UserError
 from cad.models.adapter_design import ADAPTERS, GATES, AdapterDesign
 from cad.options import (
     DEMO_TASKS,
+    METHODS_INSIDE_SAM,
+    NO_FILE,
     PACKAGED_TYPES,
     TRAINED_METHODS,
     OneLineParser,
@@ -34,9 +36,7 @@ from cad.options import (
 DEMO_EPOCHS = 10
 LOSSES = ("original", "structure")  # of losses.py, which imports torch
 LR = 2e-4
-# A mask decoder from random weights learns little at the published rate, and for these types there are no others.
-SCRATCH_LR = 2e-3
-FROM_SCRATCH = ("vit_demo", *PACKAGED_TYPES)
+SCRATCH_LR = 2e-3  # a mask decoder that starts from random weights learns little at the published rate
 
 
 def training_parser(prog: str, description: str) -> OneLineParser:
@@ -107,7 +107,8 @@ def _add_optimisation_flags(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--lr",
         type=positive_float,
-        help=f"AdamW's learning rate, cosine to 0 (default: {LR:g}; {SCRATCH_LR:g} for {' and '.join(FROM_SCRATCH)})",
+        help=f"AdamW's learning rate, cosine to 0 (default: {LR:g}; {SCRATCH_LR:g} where the mask decoder "
+        "starts from random weights, as for vit_demo and efficientnet_lite0)",
     )
     group.add_argument(
         "--loss",
@@ -315,11 +316,11 @@ def resolve_training(args: argparse.Namespace) -> argparse.Namespace:
     if (args.val_image_dir is None) != (args.val_mask_dir is None):
         raise UserError("--val_image_dir and --val_mask_dir belong together: set both or neither")
     args.epoch = args.epoch or 20
-    args.lr = args.lr or (SCRATCH_LR if args.model_type in FROM_SCRATCH else LR)
     from cad.models.sam import MODEL_SIZES  # imports torch, which a wrong flag should not wait for
 
     args.image_size = args.image_size or MODEL_SIZES[args.model_type].image_size
     args.checkpoint = sam_checkpoint_path(args.model_type, args.checkpoint, args.output_dir / "checkpoints")
+    args.lr = args.lr or (SCRATCH_LR if args.checkpoint in NO_FILE else LR)
     vars(args).update(AdapterDesign.from_flags(args).as_metadata())
     check_flags(args)
     return args
@@ -327,7 +328,7 @@ def resolve_training(args: argparse.Namespace) -> argparse.Namespace:
 
 def check_method_flags(args: argparse.Namespace, method: str) -> None:
     """Raise UserError for an encoder that the method cannot use, and for flags of an adapter that it has not."""
-    if method == "sam_adapter" and args.model_type in PACKAGED_TYPES:
+    if method in METHODS_INSIDE_SAM and args.model_type in PACKAGED_TYPES:
         raise UserError(f"--model_type {args.model_type}: SAM-Adapter goes inside SAM's own encoder; use run_cad.py")
     for name, value in AdapterDesign().as_metadata().items():
         asked = getattr(args, name)
