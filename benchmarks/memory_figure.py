@@ -26,7 +26,7 @@ COLOURS = ("#bbbbbb", "#888888", "#56b4e9", "#0072b2", "#d55e00")
 
 
 def main() -> None:
-    bars = dict(ORIGINAL_MIB)
+    bars: dict[str, tuple[float, ...]] = dict(ORIGINAL_MIB)
     for label, flags in {
         "SAM-Adapter, here": ("sam_adapter",),
         "SAM-Adapter, here, checkpointing": ("sam_adapter", "--grad_checkpointing"),

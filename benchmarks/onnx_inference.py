@@ -23,7 +23,8 @@ import onnxruntime
 import torch
 
 from cad.models.sam import SAM_SIZES, build_random_sam
-from cad.models.segmenter import TRAINED_METHODS, Segmenter
+from cad.models.segmenter import Segmenter
+from cad.options import TRAINED_METHODS
 from cad.prediction.model import MaskModel, TorchModel
 from cad.prediction.onnx_export import comparison_images, export_onnx
 from cad.prediction.onnx_model import OnnxModel

@@ -13,6 +13,7 @@ import json
 import statistics
 import sys
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "code"))
 
@@ -21,12 +22,12 @@ from methods import Step, predicted_mib
 
 from cad.models.sam import SAM_SIZES
 
-ROWS = (
+ROWS: tuple[dict[str, Any], ...] = (
     *({"batch_size": batch} for batch in (1, 2, 4)),
     *({"image_size": side} for side in (256, 512, 768)),
     *({"model_type": model} for model in ("vit_b", "vit_l", "vit_h")),
 )
-DEFAULTS = {"batch_size": 1, "image_size": 512, "model_type": "vit_b"}
+DEFAULTS: dict[str, Any] = {"batch_size": 1, "image_size": 512, "model_type": "vit_b"}
 VIEWS = 4
 IMAGES = (50, 500, 4040)
 

@@ -35,10 +35,9 @@ def unmet(file: Path) -> list[str]:
         line = line.split("#")[0].strip()
         if line.startswith("-r "):
             problems += unmet(file.parent / line[3:].strip())
-        elif line:
-            name = re.match(r"[A-Za-z0-9._-]+", line).group()
+        elif name := re.match(r"[A-Za-z0-9._-]+", line):
             try:
-                found = metadata.version(name)
+                found = metadata.version(name.group())
             except metadata.PackageNotFoundError:
                 problems.append(f"{line} (not installed)")
                 continue

@@ -6,7 +6,7 @@ is a mean over images is the bootstrap of the seed-averaged value of each image.
 deviation of the seeds' values, is about the seeds. A difference of two methods is paired by image, averaged likewise.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 
@@ -66,7 +66,7 @@ def summarise_seeds(runs: Sequence[Scores], seed: int, resamples: int = RESAMPLE
     return summary
 
 
-def compare_seeds(methods: dict[str, Sequence[Scores]], seed: int, resamples: int = RESAMPLES) -> list[Difference]:
+def compare_seeds(methods: Mapping[str, Sequence[Scores]], seed: int, resamples: int = RESAMPLES) -> list[Difference]:
     """For every pair of methods and every metric: mean over seeds of the first minus that of the second, by image.
 
     The methods may have different numbers of seeds; one without a seed has one. Where the numbers are equal, those in

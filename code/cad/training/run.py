@@ -47,7 +47,7 @@ def train(args: argparse.Namespace, method: str, saved: SavedRun | None = None) 
 
     Args:
         args: resolved flags (`cad.training.options.resolve_training`), or those of the saved run.
-        method: one of `cad.models.segmenter.TRAINED_METHODS`.
+        method: one of `cad.options.TRAINED_METHODS`.
         saved: the run to go on with.
 
     Raises:
