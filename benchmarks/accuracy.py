@@ -15,26 +15,24 @@ The last line is JSON, and says where metrics.json is.
 """
 
 import argparse
-import hashlib
 import json
 import re
-import shutil
-import subprocess
 import sys
 import tempfile
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "code"))
 
-import numpy as np
 import torch
 from accuracy_report import Found, write_report
+from accuracy_training import CONFIGURATIONS, Folders, part_of, trained_weights
 
 from cad.datasets.pairs import Pair, check_pairs, find_pairs
 from cad.device import pick_device
-from cad.errors import UserError, run_script
+from cad.errors import run_script
 from cad.evaluation.compared import Compared, find_compared
 from cad.evaluation.comparison import choose_protocol, describe_protocol, find_test_pairs
 from cad.evaluation.intervals import Scores
@@ -42,43 +40,26 @@ from cad.evaluation.kept_maps import KeptMaps
 from cad.evaluation.options import evaluation_parser
 from cad.evaluation.scoring import Machine, Protocol, score_method
 from cad.evaluation.scoring_pool import ScoringPool
-from cad.files import write_atomically, write_json
+from cad.files import write_atomically
 from cad.models.sam import hash_file, read_weights_file
+from cad.models.weights import read_weights
 from cad.options import (
     METHODS_INSIDE_SAM,
     MODEL_TYPES,
     PACKAGED_TYPES,
-    PROJECT_ROOT,
     OneLineParser,
     add_machine_flags,
     count,
     multiple_of_8,
     positive_float,
     positive_int,
-    sam_checkpoint_path,
     user_path,
 )
+from cad.training.resume import fingerprint
 
-FIXED = ["--adapter_gate", "fixed", "--adapter_scale", "0.1"]  # as published
-CHANNEL = ["--adapter_gate", "channel", "--adapter_scale", "0.1"]
-# A correction as large as the embedding: ten times the published one, where the embedding's deviation is 1.
-RELATIVE = ["--adapter_gate", "relative", "--adapter_scale", "1.0"]
-# Every configuration: the method that it trains, and the flags of training that make it what it is.
-CONFIGURATIONS: dict[str, tuple[str, list[str]]] = {
-    "decoder": ("decoder", []),
-    "sam_adapter": ("sam_adapter", []),
-    "cad": ("cad", ["--adapter", "cad", *FIXED]),
-    "cad_hires": ("cad", ["--adapter", "cad_hires", *FIXED]),
-    "cad_relative": ("cad", ["--adapter", "cad", *RELATIVE]),
-    "cad_hires_relative": ("cad", ["--adapter", "cad_hires", *RELATIVE]),
-    "cad_channel": ("cad", ["--adapter", "cad", *CHANNEL]),
-    "cad_hires_channel": ("cad", ["--adapter", "cad_hires", *CHANNEL]),
-}
-SCRIPTS = {"cad": "run_cad.py", "decoder": "run_decoder.py", "sam_adapter": "run_sa.py"}
 FULL = {"seeds": 3, "epochs": 8, "train_images": None, "test_images": None}
 QUICK = {"seeds": 2, "epochs": 4, "train_images": 96, "test_images": 48}
 FIRST_SEED = 21  # the default of training
-Folders = tuple[Path, Path]  # of images and of their masks
 
 
 @dataclass(frozen=True)
@@ -118,7 +99,10 @@ def read_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     for name, value in (QUICK if args.quick else FULL).items():
         setattr(args, name, getattr(args, name) or value)
     if not args.methods and not args.from_weights:
-        args.methods = ["decoder", "cad"]
+        args.methods = ["decoder", "cad", "cad_hires_relative"]
+    named = Counter([*args.methods, *(name for name, _ in args.from_weights)])
+    if twice := [name for name, times in named.items() if times > 1]:
+        parser.error(f"{' '.join(twice)}: named twice; give weights trained earlier a name of their own")
     if args.model_type in PACKAGED_TYPES and (wrong := set(METHODS_INSIDE_SAM) & set(args.methods)):
         parser.error(f"--methods {' '.join(sorted(wrong))}: need SAM's own encoder, not {args.model_type}")
     if set(args.methods) - {"zero_shot"} and not (args.train_image_dir and args.train_mask_dir):
@@ -137,18 +121,13 @@ def named_weights(text: str) -> tuple[str, list[Path]]:
 def main() -> None:
     args = read_arguments()
     args.output_dir.mkdir(parents=True, exist_ok=True)
-    test = part_of((args.test_image_dir, args.test_mask_dir), args.test_images, args.output_dir)
-    train = args.train_image_dir, args.train_mask_dir
-    if set(args.methods) - {"zero_shot"}:
-        train = part_of(train, args.train_images, args.output_dir)
-    # Seeds outside, since the configurations of a seed share its views and so the cached embeddings.
-    trained = [
-        Weights(name, seed, trained_weights(args, train, name, seed))
-        for seed in range(FIRST_SEED, FIRST_SEED + args.seeds)
-        for name in args.methods
-        if name != "zero_shot"
-    ]
-    weights = trained + [
+    # Everything that scoring needs is looked at before the trainings, not hours later.
+    test = part_of((args.test_image_dir, args.test_mask_dir), args.test_images, args.output_dir, "test")
+    check_pairs(find_pairs(*test, flags="test"))
+    for _, paths in args.from_weights:
+        for path in paths:
+            read_weights(path)
+    weights = train_all([name for name in args.methods if name != "zero_shot"], args) + [
         Weights(name, number, path) for name, paths in args.from_weights for number, path in enumerate(paths)
     ]
     if "zero_shot" in args.methods:
@@ -159,59 +138,18 @@ def main() -> None:
     print(json.dumps({"benchmark": "accuracy", "metrics": str(args.output_dir / "metrics.json")}))
 
 
-def trained_weights(args: argparse.Namespace, train: Folders, name: str, seed: int) -> Path:
-    """Train a configuration with a seed, unless that is done, and return its weights.
-
-    Raises:
-        UserError: the folder holds a run of other flags.
-    """
-    method, extra = CONFIGURATIONS[name]
-    folder = args.output_dir / "runs" / f"{name}-seed{seed}"
-    flags = ["--train_image_dir", str(train[0].absolute()), "--train_mask_dir", str(train[1].absolute())]
-    flags += ["--model_type", args.model_type, "--epoch", str(args.epochs), "--seed", str(seed), *extra]
-    flags += ["--lr", str(args.lr)] if args.lr else []
-    flags += ["--image_size", str(args.image_size)] if args.image_size else []
-    flags += ["--views", str(args.views)] if args.views is not None else []
-    # Looked for beside this project, as training does by itself, not in the folder of the run.
-    start = sam_checkpoint_path(args.model_type, args.checkpoint, PROJECT_ROOT / "checkpoints")
-    if start != "package":
-        flags += ["--checkpoint", start if start == "random" else str(Path(start).absolute())]
-    finished = folder / "finished.json"
-    if finished.is_file():
-        done = json.loads(finished.read_text())
-        if done["flags"] != flags:
-            raise UserError(f"{folder}: was trained with other flags ({' '.join(done['flags'])}); use another folder")
-        return folder / done["weights"]
-    print(f"\n{name}, seed {seed}", flush=True)
-    of_machine = ["--num_workers", str(args.num_workers), "--device", args.device, "--wandb", "disabled"]
-    of_machine += ["--output_dir", str(folder), "--cache_dir", str(args.output_dir / "embeddings")]
-    # A process of its own frees all that a run held before the next one starts.
-    command = [sys.executable, str(PROJECT_ROOT / "code" / SCRIPTS[method]), *flags, *of_machine, "--resume", "auto"]
-    if subprocess.run(command, check=False).returncode:
-        raise UserError(f"{name}, seed {seed}: training stopped; the same command goes on from there")
-    summary = max((folder / "runs").glob("*/summary.json"), key=lambda path: path.stat().st_mtime)
-    weights = json.loads(summary.read_text())["weights"]
-    write_json(finished, {"flags": flags, "weights": weights})
-    return folder / weights
-
-
-def part_of(data: Folders, number: int | None, output_dir: Path) -> Folders:
-    """The folders themselves without a number; else so many of their pairs, evenly spread over the names, copied to
-    folders that are named after their content.
-    """
-    if number is None:
-        return data
-    pairs = find_pairs(*data)
-    chosen = [pairs[int(place)] for place in np.linspace(0, len(pairs) - 1, min(number, len(pairs)))]
-    files = [file for pair in chosen for file in (pair.image, pair.mask)]
-    content = hashlib.sha256("".join(hash_file(file) for file in files).encode()).hexdigest()
-    folder = output_dir / "some" / content[:12]
-    for part in ("image", "mask"):
-        (folder / part).mkdir(parents=True, exist_ok=True)
-        for pair in chosen:
-            source: Path = getattr(pair, part)
-            shutil.copyfile(source, folder / part / source.name)
-    return folder / "image", folder / "mask"
+def train_all(names: list[str], args: argparse.Namespace) -> list[Weights]:
+    """Train every configuration with every seed, unless that is done."""
+    if not names:
+        return []
+    train = part_of((args.train_image_dir, args.train_mask_dir), args.train_images, args.output_dir, "train")
+    data = fingerprint(find_pairs(*train), [])["sha256"]
+    # Seeds outside, since the configurations of a seed share its views and so the cached embeddings.
+    return [
+        Weights(name, seed, trained_weights(args, train, data, name, seed))
+        for seed in range(FIRST_SEED, FIRST_SEED + args.seeds)
+        for name in names
+    ]
 
 
 def score(
@@ -227,22 +165,23 @@ def score(
     compared = find_compared(of_evaluation)
     pairs = find_test_pairs(of_evaluation, compared)
     protocol = choose_protocol(of_evaluation, compared)
-    check_pairs(pairs, mask_threshold=protocol.mask_threshold)
+    data = fingerprint(pairs, [])["sha256"]
     scored: dict[str, list[Found]] = {}
     with ScoringPool(args.num_workers) as pool:
         machine = Machine(pick_device(args.device), of_evaluation.batch_size, args.num_workers, pool)
         for one, method in zip(weights, compared, strict=True):
             file = args.output_dir / "scores" / f"{one.configuration}-{one.number}.pth"
-            scores = kept_scores(file, method, pairs, protocol, machine)
+            scores = kept_scores(file, method, pairs, data, protocol, machine)
             scored.setdefault(one.configuration, []).append(Found(method, scores))
     return scored, describe_protocol(protocol, pairs, compared, of_evaluation)
 
 
-def kept_scores(file: Path, method: Compared, pairs: list[Pair], protocol: Protocol, machine: Machine) -> Scores:
-    """The scores in the file, or, where there are none of these weights, images and protocol, new ones, kept there."""
+def kept_scores(
+    file: Path, method: Compared, pairs: list[Pair], data: str, protocol: Protocol, machine: Machine
+) -> Scores:
+    """The scores in the file, or, where there are none of these weights, files and protocol, new ones, kept there."""
     of_weights = method.metadata["base"] if method.method == "zero_shot" else hash_file(Path(method.weights))
-    images = [[pair.name, pair.image.stat().st_size, pair.mask.stat().st_size] for pair in pairs]
-    about = json.dumps({"weights": of_weights, "images": images, "protocol": vars(protocol)})
+    about = json.dumps({"weights": of_weights, "data": data, "protocol": vars(protocol)})
     if file.is_file():
         kept = read_weights_file(file)
         if kept["about"] == about:
