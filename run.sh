@@ -58,6 +58,24 @@ case " $* " in
         ;;
 esac
 
+# Flags of CAD's adapter are for CAD alone; where it is not trained, the others refuse them.
+of_cad=("${flags[@]}" "$@")
+of_others=("${flags[@]}")
+is_value=
+for word in "$@"; do
+    case "$is_value$word" in
+        yes*) is_value= ;;
+        --adapter | --adapter_scale | --adapter_gate) is_value=yes ;;
+        --adapter=* | --adapter_scale=* | --adapter_gate=* | --no_high_frequency) ;;
+        *) of_others+=("$word") ;;
+    esac
+done
+
+case " $METHODS " in
+    *" cad "*) ;;
+    *) of_others=("${of_cad[@]}") ;;
+esac
+
 started=$(date +%s)
 trained= said=
 for method in $METHODS; do
@@ -73,7 +91,10 @@ for method in $METHODS; do
                 said=yes
                 ;;
         esac
-        "$PYTHON" "$root/code/run_$method.py" "${flags[@]}" "${own[@]}" "$@"
+        case "$method" in
+            cad) "$PYTHON" "$root/code/run_cad.py" "${own[@]}" "${of_cad[@]}" ;;
+            *) "$PYTHON" "$root/code/run_$method.py" "${own[@]}" "${of_others[@]}" ;;
+        esac
         trained=yes
     fi
 done

@@ -52,24 +52,24 @@ def test_training_writes_weights_log_and_the_well_known_name(flags, tmp_path, me
 
 
 def test_evaluation_and_summary_print_one_row_a_method(flags, pair_folders, tmp_path, capsys):
-    for script, name in (run_cad, "sam_cad.pth"), (run_sa, "sam_sa.pth"):
-        assert script.main([*flags, "--publish", name]) == 0
+    for script, name, more in (run_cad, "sam_cad.pth", ["--adapter", "cad_hires"]), (run_sa, "sam_sa.pth", []):
+        assert script.main([*flags, "--publish", name, *more]) == 0
     capsys.readouterr()
     output = ["--output_dir", str(tmp_path / "out")]
     assert summarize.main(output) == 0
     summary = capsys.readouterr().out.splitlines()
     assert summary[0] == "means over validation images"
-    assert [line.split()[0] for line in summary[3:5]] == ["cad", "sam_adapter"]
+    assert [line.split()[0] for line in summary[3:5]] == ["cad_hires", "sam_adapter"]
     assert summary[5] == "Next: TEST_IMAGE_DIR=... TEST_MASK_DIR=... ./eval.sh scores them on the test set."
-    assert "234,784" in summary[3] and summary[3].endswith("checkpoints/sam_cad.pth")
+    assert "236,320" in summary[3] and summary[3].endswith("checkpoints/sam_cad.pth")
 
     weights = [str(tmp_path / "out" / "checkpoints" / name) for name in ("sam_cad.pth", "sam_sa.pth")]
     folders = ["--test_image_dir", str(pair_folders[0]), "--test_mask_dir", str(pair_folders[1])]
     assert evaluate.main(["--checkpoint", *weights, *folders, *FAST, *output]) == 0
     table = capsys.readouterr().out.splitlines()
     assert table[0].startswith("6 test images, compared at 32 pixels, mask threshold nonzero, maps not stretched")
-    assert [line.split()[0] for line in table[3:5]] == ["cad", "sam_adapter"]
-    assert [line.split()[0] for line in table[8:]] == ["cad", "sam_adapter", "results:"]
+    assert [line.split()[0] for line in table[3:5]] == ["cad_hires", "sam_adapter"]
+    assert [line.split()[0] for line in table[8:]] == ["cad_hires", "sam_adapter", "results:"]
 
 
 @pytest.fixture

@@ -86,17 +86,22 @@ def test_own_folders_are_relative_to_the_user_and_a_missing_one_is_no_demo(proje
 @pytest.mark.slow
 def test_methods_choose_what_is_trained_and_scored(project, tmp_path):
     write_pairs(tmp_path / "mine")
-    settings = {"MODEL_TYPE": "vit_demo", "METHODS": "decoder zero_shot"}
+    settings = {"MODEL_TYPE": "vit_demo", "METHODS": "cad decoder zero_shot"}
+    of_cad = ["--adapter", "cad_hires", "--adapter_gate=scalar", "--no_high_frequency"]
     quick = ["--image_size", "32", "--num_workers", "0"]
     train = {"TRAIN_IMAGE_DIR": "mine/image", "TRAIN_MASK_DIR": "mine/mask", "EPOCH": "1", "BATCH_SIZE": "2"}
-    code, out, err = run(project / "run.sh", tmp_path, *quick, **settings, **train)
+    code, out, err = run(project / "run.sh", tmp_path, *of_cad, *quick, **settings, **train)
     assert code == 0, err
     assert "zero_shot: SAM as it is, nothing to train" in out
-    assert {path.name for path in (project / "checkpoints").iterdir()} >= {"sam_decoder.pth"}
+    assert re.findall(r"^(\w+) .*sam_\w+.pth", out, re.MULTILINE) == ["cad_hires", "decoder"]
+    assert {path.name for path in (project / "checkpoints").iterdir()} >= {"sam_cad.pth", "sam_decoder.pth"}
     test = {"TEST_IMAGE_DIR": "mine/image", "TEST_MASK_DIR": "mine/mask"}
     code, out, err = run(project / "eval.sh", tmp_path, "--num_workers", "0", **settings, **test)
     assert code == 0, err
-    assert re.findall(r"^(decoder|zero_shot) ", out, re.MULTILINE) == ["decoder", "zero_shot"] * 2
+    scored = re.findall(r"^(cad\w*|decoder|zero_shot) ", out, re.MULTILINE)
+    assert scored == ["cad_hires", "decoder", "zero_shot"] * 2
+    code, _, err = run(project / "run.sh", tmp_path, *of_cad, *quick, **settings | {"METHODS": "decoder"}, **train)
+    assert code == 2 and "--adapter cad_hires: is of CAD's adapter" in err
     for script in ("run.sh", "eval.sh"):
         code, _, err = run(project / script, tmp_path, METHODS="cad sam")
         assert code == 2 and 'METHODS="cad sam": expected any of cad, sa, decoder and zero_shot, found sam' in err

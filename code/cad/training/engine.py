@@ -30,6 +30,7 @@ from cad.training.state import Best, Progress, TrainingState
 from cad.training.stopping import StopRequest
 
 PREVIEWED_IMAGES = 4
+IN_SUMMARY = ("method", "adapter", "model_type", "demo", "trainable_parameters")  # of the weights' metadata
 REHEARSED_BATCHES = 2
 
 
@@ -100,7 +101,7 @@ def fit(state: TrainingState, loaders: Loaders, args: argparse.Namespace, run: R
         "metrics": {"on": scored_on, "epoch": progress.best.epoch, **progress.best.scores},
         "seconds_per_epoch": float(np.mean(progress.seconds)),
         "peak_memory": describe_memory(state.device),
-        **{key: run.metadata[key] for key in ("method", "model_type", "demo", "trainable_parameters")},
+        **{key: run.metadata[key] for key in IN_SUMMARY if key in run.metadata},
     }
 
 
