@@ -1,6 +1,8 @@
 import pytest
 import torch
+import torch.nn.functional as F
 from golden_values import assert_close, golden, under
+from torch import nn
 
 from cad.evaluation.metrics import overlap
 from cad.models.adapter_design import GATES, AdapterDesign
@@ -140,6 +142,38 @@ def test_embeddings_given_equal_embeddings_made(demo_segmenter):
     images = torch.randint(0, 256, (1, 3, 64, 64), dtype=torch.uint8)
     with torch.no_grad():
         assert torch.equal(demo_segmenter(images, demo_segmenter.encode(images)), demo_segmenter(images))
+
+
+class Blurred(nn.Module):
+    """An encoder that is not SAM's: every channel of the image blurred, times a weight."""
+
+    img_size, grid, pixel_mean, pixel_std = 48, 6, (1.0, 2.0, 3.0), (2.0, 2.0, 4.0)
+
+    def __init__(self, channels):
+        super().__init__()
+        self.channels = channels
+        self.weights = nn.Parameter(torch.arange(1.0, channels + 1)[:, None, None])
+
+    def forward(self, images):
+        blurred = F.avg_pool2d(images, 8)
+        return torch.cat([blurred] * (self.channels // 3 + 1), dim=1)[:, : self.channels] * self.weights
+
+
+@pytest.mark.parametrize("channels", [5, TINY.channels])
+def test_any_module_that_states_size_grid_and_channels_is_an_encoder(channels):
+    torch.manual_seed(0)
+    segmenter = Segmenter(Sam(TINY, Blurred(channels)), "cad", design=AdapterDesign("cad_hires"))
+    assert (segmenter.projection is None) == (channels == TINY.channels)
+    images = torch.full((1, 3, 64, 64), 9, dtype=torch.uint8)
+    embedding = segmenter.encode(images)  # (9 - mean) / std, times 1, 2, 3, ...
+    expected = torch.tensor([4.0, 3.5, 1.5] * (channels // 3 + 1))[:channels] * torch.arange(1.0, channels + 1)
+    assert torch.equal(embedding, expected[None, :, None, None].expand(1, channels, 6, 6))
+    logits = segmenter(images)
+    assert logits.shape == (1, 1, 64, 64)
+    logits.sum().backward()
+    assert segmenter.image_encoder.weights.grad is None
+    for parameter in segmenter.projection.parameters() if channels == 5 else ():
+        assert parameter.grad.abs().sum() > 0
 
 
 def test_an_unknown_method_is_named():
