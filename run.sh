@@ -70,7 +70,6 @@ for word in "$@"; do
         *) of_others+=("$word") ;;
     esac
 done
-
 case " $METHODS " in
     *" cad "*) ;;
     *) of_others=("${of_cad[@]}") ;;

@@ -1,7 +1,6 @@
 """The trainings of benchmarks/accuracy.py: which configurations there are, and the weights of each."""
 
 import argparse
-import hashlib
 import json
 import shutil
 import signal
@@ -14,8 +13,8 @@ import numpy as np
 from cad.datasets.pairs import find_pairs
 from cad.errors import UserError
 from cad.files import write_json
-from cad.models.sam import hash_file
 from cad.options import PROJECT_ROOT, sam_checkpoint_path
+from cad.training.resume import fingerprint
 
 FIXED = ["--adapter_gate", "fixed", "--adapter_scale", "0.1"]  # as published
 # A correction as large as the embedding: ten times the published one, where the embedding's deviation is 1.
@@ -48,9 +47,7 @@ def part_of(data: Folders, number: int | None, output_dir: Path, flags: str) -> 
         return data
     pairs = find_pairs(*data, flags=flags)
     chosen = [pairs[int(place)] for place in np.linspace(0, len(pairs) - 1, min(number, len(pairs)))]
-    files = [file for pair in chosen for file in (pair.image, pair.mask)]
-    content = hashlib.sha256("".join(hash_file(file) for file in files).encode()).hexdigest()
-    folder = output_dir / "some" / content[:12]
+    folder = output_dir / "some" / fingerprint(chosen, [])["sha256"][:12]
     for part in ("image", "mask"):
         (folder / part).mkdir(parents=True, exist_ok=True)
         for pair in chosen:

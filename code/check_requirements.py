@@ -35,9 +35,10 @@ def unmet(file: Path) -> list[str]:
         line = line.split("#")[0].strip()
         if line.startswith("-r "):
             problems += unmet(file.parent / line[3:].strip())
-        elif name := re.match(r"[A-Za-z0-9._-]+", line):
+        elif line:
+            name = re.split(r"[^A-Za-z0-9._-]", line)[0]
             try:
-                found = metadata.version(name.group())
+                found = metadata.version(name)
             except metadata.PackageNotFoundError:
                 problems.append(f"{line} (not installed)")
                 continue
