@@ -114,6 +114,7 @@ def test_a_finished_training_is_used_again_for_the_same_flags_and_files_only(tmp
     for _ in range(2):
         assert accuracy_training.trained_weights(args, folders, "one", "cad", 21) == weights
     assert len(trained) == 1
+    assert trained[0][trained[0].index("--val_fraction") + 1] == "0"  # no epoch is chosen
     with pytest.raises(UserError, match="trained on other images or masks"):
         accuracy_training.trained_weights(args, folders, "two", "cad", 21)
     args.epochs += 1
