@@ -7,6 +7,7 @@ python benchmarks/accuracy.py --test_image_dir test/image --test_mask_dir test/m
     --from_weights cad=a.pth,b.pth,c.pth decoder=d.pth,e.pth,f.pth                       # trained earlier
 python benchmarks/accuracy.py ... --output_dir accuracy --model_type vit_demo --methods cad sam_adapter zero_shot
 
+Trains on all training images and keeps the last epoch, as the original: nothing is chosen on a few of them.
 Writes table.md, metrics.json and figure.png to the output folder. Every number is the mean over the seeds; in brackets
 is its 95 % bootstrap interval over test images, behind it the standard deviation over seeds; differences are paired by
 image (see code/cad/evaluation/seeds.py). Memory is predicted (code/memory.py). A run that is finished in the output

@@ -1,5 +1,6 @@
 """The table, the numbers and the figure of benchmarks/accuracy.py."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ from cad.training.options import memory_parser
 from cad.training.peak_memory import predict_peak
 
 DRAWN = ("iou", "ber_pooled")
+LINE_HEIGHT = 10.0  # of a name in the figure, in points
 
 
 @dataclass(frozen=True)
@@ -168,8 +170,9 @@ def draw_metric(axes: Any, rows: dict[str, Row], metric: str) -> None:
             place, style = (0.02, found.mean.value), {"fontsize": 7.5, "color": MUTED}
             axes.annotate(name, place, (0, 3), axes.get_yaxis_transform(), "offset points", **style)
         else:
-            draw_point(axes, name, row, found, *offsets[name])
+            draw_point(axes, colour_of(name), row, found, offsets[name][0])
     axes.set_xlim(0, 1.9 * largest or 1)  # room for the names
+    write_names(axes, {name: row for name, row in rows.items() if name in offsets}, metric, offsets)
     measure = MEASURES[metric]
     axes.set_title(f"{measure.title} {measure.arrow}", fontsize=9, loc="left", color=INK, pad=8)
     axes.set_xlabel("peak memory of a training step, MiB (predicted)", fontsize=7.5, color=MUTED)
@@ -180,11 +183,34 @@ def draw_metric(axes: Any, rows: dict[str, Row], metric: str) -> None:
         axes.spines[side].set(color="#b0b0b0", linewidth=0.6)
 
 
-def draw_point(axes: Any, name: str, row: Row, found: SeedEstimate, right: int, name_right: int) -> None:
+def colour_of(name: str) -> str:
+    return ACCENT if name.startswith("cad") else INK
+
+
+def write_names(axes: Any, rows: dict[str, Row], metric: str, offsets: dict[str, tuple[int, int]]) -> None:
+    """Name each configuration at the height of its mean, or above the name below where both would be written over."""
+    values = {name: row.metrics[metric].mean.value for name, row in rows.items()}
+    places = {name: (row.train_peak_mib, values[name]) for name, row in rows.items() if values[name] is not None}
+    heights = {name: axes.transData.transform(place)[1] * 72 / axes.figure.dpi for name, place in places.items()}
+    for name, up in moved_apart(heights, LINE_HEIGHT).items():
+        style = {"fontsize": 8, "color": colour_of(name), "va": "center"}
+        axes.annotate(name, places[name], (offsets[name][1], up), textcoords="offset points", **style)
+
+
+def moved_apart(heights: dict[str, float], distance: float) -> dict[str, float]:
+    """How far up each has to move, from the lowest on, for all to be so far apart; in the unit of the heights."""
+    moved: dict[str, float] = {}
+    lowest = -math.inf
+    for name in sorted(heights, key=heights.__getitem__):
+        height = max(heights[name], lowest)
+        moved[name], lowest = height - heights[name], height + distance
+    return moved
+
+
+def draw_point(axes: Any, colour: str, row: Row, found: SeedEstimate, right: int) -> None:
     """The mean of one configuration with its interval, so many points right of its memory; its seeds left of it."""
     from matplotlib.transforms import ScaledTranslation
 
-    colour = ACCENT if name.startswith("cad") else INK
     low, high = found.mean.ci or (found.mean.value, found.mean.value)
 
     def moved(points: int) -> Any:
@@ -197,8 +223,6 @@ def draw_point(axes: Any, name: str, row: Row, found: SeedEstimate, right: int, 
     of_seeds = [value for value in found.of_seeds if value is not None] if row.seeds > 1 else []
     style = {"markersize": 4, "color": colour, "markeredgewidth": 0.7}
     axes.plot([row.train_peak_mib] * len(of_seeds), of_seeds, "_", transform=moved(right - 3), zorder=5, **style)
-    style = {"fontsize": 8, "color": colour, "va": "center"}
-    axes.annotate(name, (row.train_peak_mib, found.mean.value), (name_right, 0), textcoords="offset points", **style)
     # What is drawn with a transform of its own leaves the axes' limits alone.
     axes.update_datalim([(row.train_peak_mib, value) for value in (low, high, *of_seeds)])
     axes.autoscale_view()

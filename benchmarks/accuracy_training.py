@@ -69,7 +69,7 @@ def trained_weights(args: argparse.Namespace, train: Folders, data: str, name: s
     folder = args.output_dir / "runs" / f"{name}-seed{seed}"
     flags = ["--train_image_dir", str(train[0].absolute()), "--train_mask_dir", str(train[1].absolute())]
     flags += ["--model_type", args.model_type, "--epoch", str(args.epochs), "--seed", str(seed), *extra]
-    # All images and the last epoch, as the original: that few validation images choose costs more than methods differ.
+    # All images and the last epoch, as the original: an epoch chosen on few images can cost as much as methods differ.
     flags += ["--val_fraction", "0"]
     flags += ["--lr", str(args.lr)] if args.lr else []
     flags += ["--image_size", str(args.image_size)] if args.image_size else []

@@ -167,3 +167,8 @@ def test_configurations_of_nearly_the_same_memory_are_drawn_side_by_side():
     }
     offsets = accuracy_report.side_by_side(rows, near=8)
     assert offsets == {"b": (0, 7), "c": (0, 15), "a": (8, 15)}
+
+
+def test_names_of_nearly_the_same_height_are_moved_apart_and_others_stay():
+    heights = {"a": 12.0, "b": 50.0, "c": 10.0, "d": 13.0}
+    assert accuracy_report.moved_apart(heights, 9.0) == {"c": 0.0, "a": 7.0, "d": 15.0, "b": 0.0}
