@@ -32,6 +32,52 @@ assert worker.is_alive()
 """  # at its end Python sends the worker a SIGTERM and waits for it
 
 
+# The first signal reached this process and its worker, the second the worker alone.
+WORKER_GONE = """
+import os, signal, sys, time
+from torch.utils.data import DataLoader
+from cad.errors import run_script
+from cad.training.stopping import StopRequest, ignore_in_worker
+
+class Images:
+    def __len__(self):
+        return 8
+
+    def __getitem__(self, number):
+        if number:
+            time.sleep(600)
+        return number
+
+def main():
+    with StopRequest() as stop:
+        loader = DataLoader(Images(), num_workers=1, prefetch_factor=1, worker_init_fn=ignore_in_worker)
+        batches = iter(loader)
+        next(batches)
+        (worker,) = batches._workers
+        os.kill(os.getpid(), signal.SIGTERM)
+        for _ in range(2):
+            os.kill(worker.pid, signal.SIGTERM)
+            time.sleep(0.5)
+        if sys.argv[1] == "step":
+            stop.check("stopped and saved")
+        next(batches)
+
+sys.exit(run_script(main))
+"""
+
+
+@pytest.mark.parametrize(("during", "code"), [("step", 143), ("waiting", 130)])
+def test_a_second_signal_to_the_workers_alone_is_no_defect(tmp_path, during, code):
+    script = tmp_path / "script.py"
+    script.write_text(WORKER_GONE)
+    environment = os.environ | {"PYTHONPATH": CODE}
+    done = subprocess.run(
+        [sys.executable, script, during], env=environment, stderr=subprocess.PIPE, text=True, timeout=60
+    )
+    assert done.returncode == code
+    assert "Traceback" not in done.stderr
+
+
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_the_first_signal_is_a_request_and_the_second_ends_at_once(number, code, capfd):
     with StopRequest() as stop:

@@ -8,7 +8,7 @@ import math
 import os
 import signal
 import time
-from types import FrameType
+from types import FrameType, TracebackType
 from typing import Any
 
 from cad.distributed import started_by_torchrun
@@ -35,9 +35,12 @@ class StopRequest:
                 self._before[number] = signal.signal(number, self._receive)
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, _: type[BaseException] | None, error: BaseException | None, __: TracebackType | None) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
+        # Two signals to a whole group can reach the processes that read images twice and this one once: they are gone.
+        if self.signal is not None and isinstance(error, RuntimeError) and "DataLoader worker" in str(error):
+            raise KeyboardInterrupt from error
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
         now = time.monotonic()
@@ -63,8 +66,9 @@ class StopRequest:
 def ignore_in_worker(_: int) -> None:
     """For the processes that read images: a signal to the whole group is for the process that trains to answer.
 
-    A second SIGTERM ends them: Python sends them at its exit, and waits for ever for a process that ignores all.
+    A second SIGTERM ends them: Python sends them at its exit, and waits for ever for a process that ignores all. They
+    end with 0, since for any other end PyTorch raises in the process that trains, wherever that is.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, lambda number, _: signal.signal(number, signal.SIG_DFL))
+    signal.signal(signal.SIGTERM, lambda number, _: signal.signal(number, lambda *_: os._exit(0)))
