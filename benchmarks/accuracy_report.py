@@ -1,5 +1,6 @@
 """The table, the numbers and the figure of benchmarks/accuracy.py."""
 
+import itertools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -22,6 +23,8 @@ from cad.training.peak_memory import predict_peak
 
 DRAWN = ("iou", "ber_pooled")
 LINE_HEIGHT = 10.0  # of a name in the figure, in points
+# Of the configurations by order, dark enough to be read as text; told apart with the common colour blindnesses too.
+COLOURS = (INK, ACCENT, "#117733", "#cc4400", "#882255", "#7a6a00")
 
 
 @dataclass(frozen=True)
@@ -30,6 +33,15 @@ class Found:
 
     method: Compared
     scores: Scores
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where the figure has a configuration: its dot so many points right of its memory, its name right of its group."""
+
+    dot_right: int
+    name_mib: float
+    name_right: int
 
 
 @dataclass(frozen=True)
@@ -141,8 +153,8 @@ def write_figure(path: Path, rows: dict[str, Row]) -> None:
     save_figure(figure, path)
 
 
-def side_by_side(rows: dict[str, Row], near: float) -> dict[str, tuple[int, int]]:
-    """Points right of its memory at which a configuration is drawn and named, since some have nearly the same memory.
+def side_by_side(rows: dict[str, Row], near: float) -> dict[str, Place]:
+    """The places of the configurations whose memory is known, since some have nearly the same.
 
     Args:
         near: MiB within which those of a group are from its first.
@@ -154,25 +166,30 @@ def side_by_side(rows: dict[str, Row], near: float) -> dict[str, tuple[int, int]
             groups[-1].append(name)
         else:
             groups.append([name])
-    return {name: (8 * place, 8 * (len(group) - 1) + 7) for group in groups for place, name in enumerate(group)}
+    return {
+        name: Place(8 * place, memory[group[-1]], 8 * (len(group) - 1) + 7)
+        for group in groups
+        for place, name in enumerate(group)
+    }
 
 
 def draw_metric(axes: Any, rows: dict[str, Row], metric: str) -> None:
     """One panel: a point for each configuration, named beside it."""
     largest = max((row.train_peak_mib or 0 for row in rows.values()), default=0)
-    offsets = side_by_side(rows, 0.1 * largest)
+    places = side_by_side(rows, 0.1 * largest)
+    colours = dict(zip(rows, itertools.cycle(COLOURS), strict=False))
     for name, row in rows.items():
         found = row.metrics[metric]
         if found.mean.value is None:
             continue
         if row.train_peak_mib is None:
             axes.axhline(found.mean.value, color=MUTED, linewidth=0.8, dashes=(4, 3))
-            place, style = (0.02, found.mean.value), {"fontsize": 7.5, "color": MUTED}
-            axes.annotate(name, place, (0, 3), axes.get_yaxis_transform(), "offset points", **style)
+            left, style = (0.02, found.mean.value), {"fontsize": 7.5, "color": MUTED}
+            axes.annotate(name, left, (0, 3), axes.get_yaxis_transform(), "offset points", **style)
         else:
-            draw_point(axes, colour_of(name), row, found, offsets[name][0])
+            draw_point(axes, colours[name], row, found, places[name].dot_right)
     axes.set_xlim(0, 1.9 * largest or 1)  # room for the names
-    write_names(axes, {name: row for name, row in rows.items() if name in offsets}, metric, offsets)
+    write_names(axes, {name: row.metrics[metric].mean.value for name, row in rows.items()}, places, colours)
     measure = MEASURES[metric]
     axes.set_title(f"{measure.title} {measure.arrow}", fontsize=9, loc="left", color=INK, pad=8)
     axes.set_xlabel("peak memory of a training step, MiB (predicted)", fontsize=7.5, color=MUTED)
@@ -183,18 +200,13 @@ def draw_metric(axes: Any, rows: dict[str, Row], metric: str) -> None:
         axes.spines[side].set(color="#b0b0b0", linewidth=0.6)
 
 
-def colour_of(name: str) -> str:
-    return ACCENT if name.startswith("cad") else INK
-
-
-def write_names(axes: Any, rows: dict[str, Row], metric: str, offsets: dict[str, tuple[int, int]]) -> None:
+def write_names(axes: Any, values: dict[str, float | None], places: dict[str, Place], colours: dict[str, str]) -> None:
     """Name each configuration at the height of its mean, or above the name below where both would be written over."""
-    values = {name: row.metrics[metric].mean.value for name, row in rows.items()}
-    places = {name: (row.train_peak_mib, values[name]) for name, row in rows.items() if values[name] is not None}
-    heights = {name: axes.transData.transform(place)[1] * 72 / axes.figure.dpi for name, place in places.items()}
+    points = {name: (place.name_mib, values[name]) for name, place in places.items() if values[name] is not None}
+    heights = {name: axes.transData.transform(point)[1] * 72 / axes.figure.dpi for name, point in points.items()}
     for name, up in moved_apart(heights, LINE_HEIGHT).items():
-        style = {"fontsize": 8, "color": colour_of(name), "va": "center"}
-        axes.annotate(name, places[name], (offsets[name][1], up), textcoords="offset points", **style)
+        style = {"fontsize": 8, "color": colours[name], "va": "center"}
+        axes.annotate(name, points[name], (places[name].name_right, up), textcoords="offset points", **style)
 
 
 def moved_apart(heights: dict[str, float], distance: float) -> dict[str, float]:

@@ -165,8 +165,9 @@ def test_configurations_of_nearly_the_same_memory_are_drawn_side_by_side():
         name: accuracy_report.Row({}, ["a.pth"], None, memory, None)
         for name, memory in (("a", 79.0), ("b", 19.0), ("c", 76.0), ("zero_shot", None))
     }
-    offsets = accuracy_report.side_by_side(rows, near=8)
-    assert offsets == {"b": (0, 7), "c": (0, 15), "a": (8, 15)}
+    Place = accuracy_report.Place
+    places = accuracy_report.side_by_side(rows, near=8)
+    assert places == {"b": Place(0, 19.0, 7), "c": Place(0, 79.0, 15), "a": Place(8, 79.0, 15)}
 
 
 def test_names_of_nearly_the_same_height_are_moved_apart_and_others_stay():
