@@ -50,6 +50,7 @@ from cad.options import (
     PACKAGED_TYPES,
     OneLineParser,
     add_machine_flags,
+    add_reading_flags,
     count,
     multiple_of_8,
     positive_float,
@@ -94,7 +95,7 @@ def read_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--views", type=count, metavar="N", help="as of training")
     parser.add_argument("--lr", type=positive_float, help="as of training")
     parser.add_argument("--quick", action="store_true", help=f"a first look within 10 minutes on two cores: {QUICK}")
-    parser.add_argument("--num_workers", type=count, default=2, metavar="N", help="processes that read and score")
+    add_reading_flags(parser.add_argument_group("reading"))
     add_machine_flags(parser.add_argument_group("running"))
     args = parser.parse_args(argv)
     for name, value in (QUICK if args.quick else FULL).items():
@@ -123,7 +124,9 @@ def main() -> None:
     args = read_arguments()
     args.output_dir.mkdir(parents=True, exist_ok=True)
     # Everything that scoring needs is looked at before the trainings, not hours later.
-    test = part_of((args.test_image_dir, args.test_mask_dir), args.test_images, args.output_dir, "test")
+    test = part_of(
+        (args.test_image_dir, args.test_mask_dir), args.test_images, args.output_dir, "test", args.skip_unpaired
+    )
     check_pairs(find_pairs(*test, flags="test"))
     for _, paths in args.from_weights:
         for path in paths:
@@ -143,7 +146,9 @@ def train_all(names: list[str], args: argparse.Namespace) -> list[Weights]:
     """Train every configuration with every seed, unless that is done."""
     if not names:
         return []
-    train = part_of((args.train_image_dir, args.train_mask_dir), args.train_images, args.output_dir, "train")
+    train = part_of(
+        (args.train_image_dir, args.train_mask_dir), args.train_images, args.output_dir, "train", args.skip_unpaired
+    )
     data = fingerprint(find_pairs(*train), [])["sha256"]
     # Seeds outside, since the configurations of a seed share its views and so the cached embeddings.
     return [

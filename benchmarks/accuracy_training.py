@@ -39,14 +39,22 @@ SCRIPTS = {"cad": "run_cad.py", "decoder": "run_decoder.py", "sam_adapter": "run
 Folders = tuple[Path, Path]  # of images and of their masks
 
 
-def part_of(data: Folders, number: int | None, output_dir: Path, flags: str) -> Folders:
-    """The folders themselves without a number; else so many of their pairs, evenly spread over the names, copied to
-    folders that are named after their content. `flags` is "train" or "test", for errors.
+def part_of(data: Folders, number: int | None, output_dir: Path, flags: str, skip_unpaired: bool = False) -> Folders:
+    """The folders themselves without a number and `skip_unpaired`; else so many of their pairs (None: all), evenly
+    spread over the names, copied to folders that are named after their content.
+
+    Args:
+        flags: "train" or "test": which flags the folders came from, for errors.
+        skip_unpaired: leave out files without a partner.
+
+    Raises:
+        UserError: see `find_pairs`.
     """
-    if number is None:
+    if number is None and not skip_unpaired:
         return data
-    pairs = find_pairs(*data, flags=flags)
-    chosen = [pairs[int(place)] for place in np.linspace(0, len(pairs) - 1, min(number, len(pairs)))]
+    pairs = find_pairs(*data, skip_unpaired, flags)
+    wanted = min(number or len(pairs), len(pairs))
+    chosen = [pairs[int(place)] for place in np.linspace(0, len(pairs) - 1, wanted)]
     folder = output_dir / "some" / fingerprint(chosen, [])["sha256"][:12]
     for part in ("image", "mask"):
         (folder / part).mkdir(parents=True, exist_ok=True)

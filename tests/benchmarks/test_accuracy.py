@@ -79,6 +79,12 @@ def test_a_part_of_the_images_is_spread_over_the_names_and_kept_by_content(tmp_p
     assert sorted(path.name for path in chosen.iterdir()) == [names[0], names[4], names[8]]
     assert sorted(path.stem for path in masks_of_chosen.iterdir()) == sorted(path.stem for path in chosen.iterdir())
     assert accuracy_training.part_of(data, 3, out, "train")[0] == chosen
+    (images / "no_mask.png").write_bytes((images / names[0]).read_bytes())
+    with pytest.raises(UserError, match="pass --skip_unpaired"):
+        accuracy_training.part_of(data, 3, out, "train")
+    paired, _ = accuracy_training.part_of(data, None, out, "train", skip_unpaired=True)
+    assert sorted(path.name for path in paired.iterdir()) == names
+    (images / "no_mask.png").unlink()
     (images / names[4]).write_bytes((images / names[3]).read_bytes())
     assert accuracy_training.part_of(data, 3, out, "train")[0] != chosen
 
