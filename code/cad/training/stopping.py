@@ -39,7 +39,7 @@ class StopRequest:
         for number, handler in self._before.items():
             signal.signal(number, handler)
         # Two signals to a whole group can reach the processes that read images twice and this one once: they are gone.
-        if self.signal is not None and isinstance(error, RuntimeError) and "DataLoader worker" in str(error):
+        if self.signal is not None and isinstance(error, RuntimeError) and "DataLoader worker (pid" in str(error):
             raise KeyboardInterrupt from error
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
