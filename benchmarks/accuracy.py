@@ -10,7 +10,7 @@ python benchmarks/accuracy.py ... --output_dir accuracy --model_type vit_demo --
 Trains on all training images and keeps the last epoch, as the original: nothing is chosen on a few of them.
 Writes table.md, metrics.json and figure.png to the output folder. Every number is the mean over the seeds; in brackets
 is its 95 % bootstrap interval over test images, behind it the standard deviation over seeds; differences are paired by
-image (see code/cad/evaluation/seeds.py). Memory is predicted (code/memory.py). A run that is finished in the output
+image (see code/cad/metrics/seeds.py). Memory is predicted (code/memory.py). A run that is finished in the output
 folder is not trained again, and one that was cut off is resumed: the same command goes on.
 The last line is JSON, and says where metrics.json is.
 """
@@ -33,17 +33,16 @@ from accuracy_training import CONFIGURATIONS, Folders, part_of, trained_weights
 
 from cad.datasets.pairs import Pair, check_pairs, find_pairs
 from cad.device import pick_device
+from cad.encoders.sam import hash_file, read_weights_file
 from cad.errors import run_script
 from cad.evaluation.compared import Compared, find_compared
 from cad.evaluation.comparison import choose_protocol, describe_protocol, find_test_pairs
-from cad.evaluation.intervals import Scores
 from cad.evaluation.kept_maps import KeptMaps
 from cad.evaluation.options import evaluation_parser
 from cad.evaluation.scoring import Machine, Protocol, score_method
 from cad.evaluation.scoring_pool import ScoringPool
 from cad.files import write_atomically
-from cad.models.sam import hash_file, read_weights_file
-from cad.models.weights import read_weights
+from cad.metrics.intervals import Scores
 from cad.options import (
     METHODS_INSIDE_SAM,
     MODEL_TYPES,
@@ -57,6 +56,7 @@ from cad.options import (
     positive_int,
     user_path,
 )
+from cad.trained_weights import read_weights
 from cad.training.resume import fingerprint
 
 FULL = {"seeds": 3, "epochs": 8, "train_images": None, "test_images": None}

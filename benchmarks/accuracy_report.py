@@ -10,16 +10,16 @@ from typing import Any
 import numpy as np
 
 from cad.evaluation.compared import Compared
-from cad.evaluation.figures import ACCENT, INK, MUTED, new_figure, save_figure
-from cad.evaluation.intervals import Scores
-from cad.evaluation.measures import MEASURES
-from cad.evaluation.outputs import plain_difference, plain_estimate
-from cad.evaluation.results import Difference
-from cad.evaluation.seeds import SeedEstimate, compare_seeds, summarise_seeds
-from cad.evaluation.table import difference_lines, markdown_text, protocol_line, with_interval, with_spread
 from cad.files import hide_home, write_atomically, write_json
+from cad.metrics.intervals import Scores
+from cad.metrics.measures import MEASURES
+from cad.metrics.results import Difference
+from cad.metrics.seeds import SeedEstimate, compare_seeds, summarise_seeds
+from cad.reports.figures import ACCENT, INK, MUTED, new_figure, save_figure
+from cad.reports.outputs import plain_difference, plain_estimate
+from cad.reports.table import difference_lines, markdown_text, protocol_line, with_interval, with_spread
+from cad.training.memory.peak_memory import predict_peak
 from cad.training.options import memory_parser
-from cad.training.peak_memory import predict_peak
 
 DRAWN = ("iou", "ber_pooled")
 LINE_HEIGHT = 10.0  # of a name in the figure, in points

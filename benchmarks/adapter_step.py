@@ -22,8 +22,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "code"))
 
-from cad.models.conv_adapter import ConvAdapter
-from cad.training.memory import LiveStorages
+from cad.adapters.conv_adapter import ConvAdapter
+from cad.training.memory.live_storages import LiveStorages
 
 MIB = 2**20
 # Execution, and whether there is a high-resolution path.

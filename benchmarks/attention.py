@@ -24,9 +24,9 @@ from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "code"))
 
-from cad.models.attention import LeanAttention
-from cad.models.sam import SAM_SIZES
-from cad.training.memory import LiveStorages
+from cad.encoders.attention import LeanAttention
+from cad.encoders.sam import SAM_SIZES
+from cad.training.memory.live_storages import LiveStorages
 
 EXECUTIONS = {"original": Attention, "lean": LeanAttention}
 

@@ -23,8 +23,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "code"))
 import torch
 
 from cad.datasets.demo import prepare_demo
-from cad.models.attention import use_plain_attention
-from cad.models.segmenter import count_parameters
+from cad.encoders.attention import use_plain_attention
+from cad.segmenter import count_parameters
 from cad.training.engine import train_epoch
 from cad.training.options import resolve_training, training_parser
 from cad.training.run import build_segmenter, find_data, make_loaders

@@ -21,12 +21,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "code"))
 import torch
 from torch import Tensor, nn
 
-from cad.models.sam import SAM_SIZES, Sam
-from cad.models.segmenter import Segmenter
+from cad.encoders.sam import SAM_SIZES, Sam
 from cad.precision import gradient_scaler
+from cad.segmenter import Segmenter
 from cad.training.engine import accumulate_gradients
+from cad.training.memory.peak_memory import predict_peak
 from cad.training.options import memory_parser
-from cad.training.peak_memory import predict_peak
 from cad.training.state import make_optimizer
 
 METHODS = ("cad", "decoder", "sam_adapter")

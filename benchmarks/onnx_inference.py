@@ -22,12 +22,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "code"))
 import onnxruntime
 import torch
 
-from cad.models.sam import SAM_SIZES, build_random_sam
-from cad.models.segmenter import Segmenter
+from cad.encoders.sam import SAM_SIZES, build_random_sam
+from cad.export.onnx_export import comparison_images, export_onnx
 from cad.options import TRAINED_METHODS
 from cad.prediction.model import MaskModel, TorchModel
-from cad.prediction.onnx_export import comparison_images, export_onnx
 from cad.prediction.onnx_model import OnnxModel
+from cad.segmenter import Segmenter
 
 
 def read_arguments() -> argparse.Namespace:

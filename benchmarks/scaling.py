@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "code"))
 import torch
 from methods import Step, predicted_mib
 
-from cad.models.sam import SAM_SIZES
+from cad.encoders.sam import SAM_SIZES
 
 ROWS: tuple[dict[str, Any], ...] = (
     *({"batch_size": batch} for batch in (1, 2, 4)),

@@ -11,15 +11,15 @@ nothing anywhere.
 import sys
 from collections.abc import Sequence
 
+from cad.app.options import page_parser
 from cad.errors import run_script
-from cad.prediction.page_options import page_parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     args = page_parser("app.py", __doc__).parse_args(argv)
 
     def body() -> None:
-        from cad.prediction.page import serve  # imports torch: not before the flags are right
+        from cad.app.page import serve  # imports torch: not before the flags are right
 
         serve(args)
 

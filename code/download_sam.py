@@ -39,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
 
     def body() -> None:
-        from cad.models.download import download_sam  # imports torch: not before the flags are right
+        from cad.encoders.download import download_sam  # imports torch: not before the flags are right
 
         download_sam(args.model_type, args.output_dir / "checkpoints", args.url, args.sha256)
 

@@ -13,14 +13,14 @@ import sys
 from collections.abc import Sequence
 
 from cad.errors import run_script
-from cad.prediction.export_options import export_parser
+from cad.export.options import export_parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     args = export_parser("export_onnx.py", __doc__).parse_args(argv)
 
     def body() -> None:
-        from cad.prediction.onnx_export import export  # imports torch: not before the flags are right
+        from cad.export.onnx_export import export  # imports torch: not before the flags are right
 
         export(args)
 

@@ -22,7 +22,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     def body() -> None:
         if args.method:
             check_method_flags(args, args.method)
-        from cad.training.peak_memory import report  # imports torch: not before the flags are right
+        from cad.training.memory.peak_memory import report  # imports torch: not before the flags are right
 
         print(report(args))
 

@@ -10,14 +10,14 @@ import sys
 from collections.abc import Sequence
 
 from cad.errors import run_script
-from cad.prediction.export_options import merge_parser
+from cad.export.options import merge_parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     args = merge_parser("merge.py", __doc__).parse_args(argv)
 
     def body() -> None:
-        from cad.prediction.merged_sam import merge  # imports torch: not before the flags are right
+        from cad.export.merged_sam import merge  # imports torch: not before the flags are right
 
         merge(args)
 

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from cad.errors import UserError, run_script
-from cad.evaluation.table import format_table, table_row
 from cad.options import OneLineParser, add_output_dir
+from cad.reports.table import format_table, table_row
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from cad.evaluation.results import Difference, Estimate, Evaluation, MethodResult
+from cad.metrics.results import Difference, Estimate, Evaluation, MethodResult
 
 SIZE = 48
 RECORDS = [

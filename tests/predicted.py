@@ -6,9 +6,9 @@ import torch
 from PIL import Image
 
 from cad.datasets.demo import draw_camouflage
-from cad.models.sam import load_sam
-from cad.models.segmenter import Segmenter
-from cad.models.weights import save_weights
+from cad.encoders.sam import load_sam
+from cad.segmenter import Segmenter
+from cad.trained_weights import save_weights
 
 
 class Bright:

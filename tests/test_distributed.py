@@ -15,10 +15,11 @@ from conftest import write_pairs
 from torch import nn
 from training_runs import TINY, log_of
 
+from cad.adapters.conv_adapter import ConvAdapter
+from cad.adapters.conv_block import adapter_input
 from cad.distributed import from_first, gather, is_first, process_group, processes, sum_gradients
-from cad.models.conv_adapter import ConvAdapter, adapter_input
-from cad.models.weights import read_weights
 from cad.options import PROJECT_ROOT
+from cad.trained_weights import read_weights
 
 
 def adapter_step(images, weights):

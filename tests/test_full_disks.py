@@ -382,10 +382,10 @@ ALLOWED = {
     ("cad/datasets/demo.py", "_prepare_demo", "write_text"): "into that folder",
     ("cad/datasets/demo.py", "_prepare_demo", "rename"): "of that folder",
     ("cad/distributed.py", "process_group", "open"): "the null device",
-    ("cad/evaluation/page.py", "data_uri", "save"): "into memory",
+    ("cad/reports/page.py", "data_uri", "save"): "into memory",
     ("cad/files.py", "write_atomically", "open"): "the way itself",
-    ("cad/models/download.py", "_fetch", "open"): "a part, until its hash is right",
-    ("cad/models/download.py", "_fetch", "rename"): "of that part",
+    ("cad/encoders/download.py", "_fetch", "open"): "a part, until its hash is right",
+    ("cad/encoders/download.py", "_fetch", "rename"): "of that part",
     ("cad/training/logger.py", "open_log", "open"): "appended to, line by line",
     ("cad/training/unfinished.py", "unfinished_runs", "open"): "to lock it, which NFS allows only so",
 }

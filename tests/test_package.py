@@ -22,6 +22,8 @@ NOT_FOR_PREDICTION = (
     "onnxruntime",
     "cad.training",
     "cad.evaluation",
+    "cad.metrics",
+    "cad.reports",
 )
 
 

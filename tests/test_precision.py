@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from cad.models.sam import SAM_SIZES, build_random_sam
+from cad.encoders.sam import SAM_SIZES, build_random_sam
 from cad.precision import PRECISIONS, autocast, gradient_scaler, halve_frozen_weights, pick_precision
 
 CPU = torch.device("cpu")

@@ -14,13 +14,13 @@ import summarize
 import torch
 from PIL import Image
 
-from cad.datasets.embedding_cache import EmbeddingCache, _checksum
 from cad.datasets.pairs import read_image, read_mask
+from cad.encoders.feature_cache import EmbeddingCache, _checksum
+from cad.encoders.sam import SAM_SIZES, build_random_sam, load_sam, read_weights_file
 from cad.errors import UserError
 from cad.files import read_json_lines
-from cad.models.sam import SAM_SIZES, build_random_sam, load_sam, read_weights_file
-from cad.models.segmenter import Segmenter
-from cad.models.weights import load_segmenter, publish, read_weights, save_weights
+from cad.segmenter import Segmenter
+from cad.trained_weights import load_segmenter, publish, read_weights, save_weights
 
 ROOT = Path(__file__).parents[1]
 SIZE = SAM_SIZES["vit_demo"]

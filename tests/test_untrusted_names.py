@@ -15,16 +15,16 @@ from conftest import write_pairs
 from evaluated import RECORDS
 
 from cad.datasets.coco import prepare_coco
+from cad.encoders.sam import load_sam
 from cad.errors import MissingPathError, UserError
 from cad.evaluation.compared import Compared
 from cad.evaluation.comparison import training_logs
-from cad.evaluation.measures import MEASURES, PER_IMAGE
-from cad.evaluation.outputs import per_image_csv, write_files
-from cad.evaluation.results import Estimate, Evaluation, MethodResult
-from cad.evaluation.table import latex_table, markdown_table
-from cad.models.sam import load_sam
-from cad.models.segmenter import Segmenter
-from cad.models.weights import find_base, read_weights, save_weights
+from cad.metrics.measures import MEASURES, PER_IMAGE
+from cad.metrics.results import Estimate, Evaluation, MethodResult
+from cad.reports.outputs import per_image_csv, write_files
+from cad.reports.table import latex_table, markdown_table
+from cad.segmenter import Segmenter
+from cad.trained_weights import find_base, read_weights, save_weights
 
 NAMES = [
     "<img src=x onerror=alert(1)>",

@@ -2,10 +2,10 @@
 
 import torch
 
-from cad.models.adapter_design import AdapterDesign
-from cad.models.sam import load_sam
-from cad.models.segmenter import Segmenter
-from cad.models.weights import save_weights
+from cad.adapters.adapter_design import AdapterDesign
+from cad.encoders.sam import load_sam
+from cad.segmenter import Segmenter
+from cad.trained_weights import save_weights
 
 
 def trained_segmenter(method, image_size=256, scale=0.05, **design):

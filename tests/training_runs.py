@@ -2,7 +2,7 @@
 
 import json
 
-from cad.models.weights import read_weights
+from cad.trained_weights import read_weights
 from cad.training.options import resolve_training, training_parser
 
 TINY = ("--model_type", "vit_demo", "--image_size", "32", "--num_workers", "0", "--wandb", "disabled")

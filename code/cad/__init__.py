@@ -83,7 +83,7 @@ def sam_predictor(
     Args:
         checkpoint: trained weights of any method.
         device: as of `load`.
-        sam_checkpoint, method: see `cad.models.weights.load_segmenter`.
+        sam_checkpoint, method: see `cad.trained_weights.load_segmenter`.
 
     Raises:
         UserError: a file is missing, damaged or something else.

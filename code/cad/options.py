@@ -190,7 +190,7 @@ def sam_checkpoint_path(model_type: str, given: str | None, checkpoints: Path, f
         if given is not None:
             raise UserError(f"{flag} {given}: {model_type} brings its own weights; leave the flag out")
         return "package"
-    from cad.models.sam import SAM_SIZES  # imports torch, which a wrong flag should not wait for
+    from cad.encoders.sam import SAM_SIZES  # imports torch, which a wrong flag should not wait for
 
     official = SAM_SIZES[model_type].file_name
     if given == "random" or (given is None and not official):

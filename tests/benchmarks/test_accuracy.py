@@ -8,11 +8,11 @@ import pytest
 import torch
 from conftest import write_pairs
 
+from cad.adapters.adapter_design import AdapterDesign
 from cad.errors import UserError
 from cad.evaluation.compared import Compared
-from cad.evaluation.intervals import Scores
 from cad.evaluation.scoring import Machine, Protocol
-from cad.models.adapter_design import AdapterDesign
+from cad.metrics.intervals import Scores
 from cad.options import PROJECT_ROOT
 from cad.training.options import resolve_training, training_parser
 

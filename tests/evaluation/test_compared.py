@@ -3,9 +3,9 @@ from argparse import Namespace
 import pytest
 import torch
 
+from cad.encoders.sam import SAM_SIZES, build_random_sam
 from cad.errors import UserError
 from cad.evaluation.compared import find_compared, unique_labels
-from cad.models.sam import SAM_SIZES, build_random_sam
 
 
 def flags(tmp_path, **given):

@@ -5,7 +5,7 @@ import shutil
 import pytest
 from evaluated import RECORDS, made_up
 
-from cad.evaluation.report import write_report, write_training_report
+from cad.reports.report import write_report, write_training_report
 
 api = pytest.importorskip(
     "playwright.sync_api", reason="playwright is not installed: pip install 'playwright>=1.40,<2'"

@@ -9,11 +9,11 @@ from conftest import write_pairs
 
 from cad.datasets.pairs import find_pairs, read_mask
 from cad.errors import UserError
-from cad.evaluation.field_metrics import field_scores
 from cad.evaluation.kept_maps import EvaluationPictures, KeptMaps
-from cad.evaluation.measures import PER_IMAGE
 from cad.evaluation.scoring import Machine, Protocol, score_method
 from cad.evaluation.scoring_pool import ScoringPool
+from cad.metrics.field_metrics import field_scores
+from cad.metrics.measures import PER_IMAGE
 from cad.options import PROJECT_ROOT
 
 

@@ -4,8 +4,8 @@ import torch
 from predicted import write_weights
 
 from cad.errors import MissingPathError
-from cad.models.weights import load_segmenter
 from cad.prediction.model import TorchModel, load_model
+from cad.trained_weights import load_segmenter
 
 
 def test_the_model_of_trained_weights_gives_the_segmenters_logits(tmp_path):

@@ -9,7 +9,7 @@ import torch
 from conftest import write_pairs
 from PIL import Image
 
-from cad.models.weights import read_weights
+from cad.trained_weights import read_weights
 from cad.training.logger import RunLog
 from cad.training.run import check_data
 

@@ -1,12 +1,12 @@
 import download_sam
 import pytest
 
-from cad.models.sam import SAM_SIZES
+from cad.encoders.sam import SAM_SIZES
 
 
 def test_the_flags_reach_the_download(monkeypatch, tmp_path):
     asked = []
-    monkeypatch.setattr("cad.models.download.download_sam", lambda *arguments: asked.append(arguments))
+    monkeypatch.setattr("cad.encoders.download.download_sam", lambda *arguments: asked.append(arguments))
     assert download_sam.main(["--model_type", "vit_h", "--output_dir", str(tmp_path)]) == 0
     flags = [
         "--model_type",

@@ -37,7 +37,7 @@ def test_the_high_resolution_path_is_predicted_too(capsys):
 
 
 def test_the_table_has_every_method_and_size(capsys):
-    from cad.training import peak_memory
+    from cad.training.memory import peak_memory
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(peak_memory, "predict_peak", lambda args, method: peak_memory.PeakMemory(900.0, None, 1))

@@ -17,8 +17,8 @@ import torch
 from conftest import write_pairs
 from PIL import Image
 
-from cad.models.sam import SAM_SIZES, build_random_sam
-from cad.models.weights import read_weights
+from cad.encoders.sam import SAM_SIZES, build_random_sam
+from cad.trained_weights import read_weights
 
 SCRIPTS = {"cad": run_cad, "sam_adapter": run_sa, "decoder": run_decoder}
 FAST = ["--num_workers", "0", "--device", "cpu"]

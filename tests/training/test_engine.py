@@ -5,9 +5,9 @@ import torch
 from training_runs import log_of, resolved
 
 from cad.errors import UserError
-from cad.evaluation.metrics import METRICS
-from cad.models.weights import read_weights
+from cad.metrics.per_image import METRICS
 from cad.options import TRAINED_METHODS
+from cad.trained_weights import read_weights
 from cad.training import engine
 from cad.training.engine import out_of_patience, rehearse
 from cad.training.run import build_segmenter, find_data, make_loaders, train

@@ -1,10 +1,10 @@
 import pytest
 
+from cad.adapters.adapter_design import AdapterDesign
 from cad.datasets import demo
+from cad.encoders.sam import MODEL_SIZES, PACKAGED_SIZES, SAM_SIZES
 from cad.errors import MissingPathError, UserError
 from cad.evaluation.options import evaluation_parser
-from cad.models.adapter_design import AdapterDesign
-from cad.models.sam import MODEL_SIZES, PACKAGED_SIZES, SAM_SIZES
 from cad.options import DEMO_TASKS, MODEL_TYPES, PACKAGED_TYPES, PROJECT_ROOT, SAM_TYPES
 from cad.training.options import check_method_flags, memory_parser, resolve_training, training_parser
 

@@ -10,10 +10,10 @@ from conftest import write_pairs
 from PIL import Image
 from training_runs import log_of, resolved
 
+from cad.adapters.adapter_design import AdapterDesign
 from cad.errors import UserError
-from cad.models.adapter_design import AdapterDesign
-from cad.models.weights import load_segmenter, read_weights
 from cad.options import PROJECT_ROOT, TRAINED_METHODS
+from cad.trained_weights import load_segmenter, read_weights
 from cad.training.run import build_segmenter, embed, find_data, make_loaders, plain_settings, train
 from cad.training.stopping import StopRequest
 
@@ -41,7 +41,7 @@ def test_a_run_ends_with_curves_and_a_page(pair_folders, tmp_path, capsys):
 
 
 def test_a_report_that_fails_costs_only_the_report(pair_folders, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("cad.evaluation.report.write_curves", lambda *_: 1 / 0)
+    monkeypatch.setattr("cad.reports.report.write_curves", lambda *_: 1 / 0)
     weights = train(resolved(pair_folders, tmp_path, "--epoch", "1"), "cad")
     assert read_weights(weights).state
     assert "no report of the run: ZeroDivisionError" in capsys.readouterr().err

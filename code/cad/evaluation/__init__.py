@@ -1,1 +1,1 @@
-"""Predictions and truth -> numbers and tables."""
+"""Trained weights and a test set -> scores of every method and image: what evaluate.py does."""

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cad.encoders.sam import MODEL_SIZES, PACKAGED_SIZES, load_sam
 from cad.errors import MissingPathError, UserError
-from cad.models.sam import MODEL_SIZES, PACKAGED_SIZES, load_sam
-from cad.models.segmenter import Segmenter
-from cad.models.weights import TrainedWeights, find_base, load_segmenter, read_weights
 from cad.options import sam_checkpoint_path
+from cad.segmenter import Segmenter
+from cad.trained_weights import TrainedWeights, find_base, load_segmenter, read_weights
 
 
 @dataclass(frozen=True)

@@ -9,24 +9,24 @@ from typing import Any
 
 import numpy as np
 
+from cad.adapters.adapter_design import AdapterDesign
 from cad.datasets.demo import DEMO_TASKS, prepare_demo
 from cad.datasets.pairs import Pair, check_pairs, find_pairs
 from cad.device import pick_device
 from cad.errors import UserError
 from cad.evaluation.compared import Compared, find_compared
-from cad.evaluation.field_metrics import BETA_SQUARED, BOUNDARY_SHARE, THRESHOLDS
-from cad.evaluation.figures import write_comparison
-from cad.evaluation.intervals import LEVEL, RESAMPLES, Scores, compare_pairs, summarise
 from cad.evaluation.kept_maps import EvaluationPictures, KeptMaps
-from cad.evaluation.outputs import write_files
-from cad.evaluation.report import write_report
-from cad.evaluation.results import Evaluation, MethodResult
 from cad.evaluation.scoring import Machine, Protocol, score_method
 from cad.evaluation.scoring_pool import ScoringPool
-from cad.evaluation.table import FIELD_COLUMNS, field_row, format_table, protocol_line, table_row
 from cad.files import hide_home, read_json_lines, start_run_folder
-from cad.models.adapter_design import AdapterDesign
-from cad.models.segmenter import count_parameters
+from cad.metrics.field_metrics import BETA_SQUARED, BOUNDARY_SHARE, THRESHOLDS
+from cad.metrics.intervals import LEVEL, RESAMPLES, Scores, compare_pairs, summarise
+from cad.metrics.results import Evaluation, MethodResult
+from cad.reports.figures import write_comparison
+from cad.reports.outputs import write_files
+from cad.reports.report import write_report
+from cad.reports.table import FIELD_COLUMNS, field_row, format_table, protocol_line, table_row
+from cad.segmenter import count_parameters
 from cad.versions import installed_versions
 
 MIXED_METRIC_SIZE = 512  # where the weights' image sizes differ: the original's

@@ -14,13 +14,13 @@ from tqdm import tqdm
 from cad.datasets.pairs import Pair
 from cad.datasets.scored_images import ScoredImages, collate_scored
 from cad.errors import UserError
-from cad.evaluation.field_metrics import THRESHOLDS
-from cad.evaluation.intervals import Scores
 from cad.evaluation.kept_maps import KeptMaps
-from cad.evaluation.measures import PER_IMAGE
-from cad.evaluation.metrics import METRICS, binary_cross_entropy, iou_loss, overlap
 from cad.evaluation.scoring_pool import ImageJob, ScoringPool
-from cad.models.segmenter import Segmenter
+from cad.metrics.field_metrics import THRESHOLDS
+from cad.metrics.intervals import Scores
+from cad.metrics.measures import PER_IMAGE
+from cad.metrics.per_image import METRICS, binary_cross_entropy, iou_loss, overlap
+from cad.segmenter import Segmenter
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Protocol:
     Args:
         metric_size: side in pixels at which maps are compared, or None for each mask's own size.
         mask_threshold: see `cad.datasets.pairs.read_mask`.
-        normalize_maps: see `cad.evaluation.field_metrics`.
+        normalize_maps: see `cad.metrics.field_metrics`.
     """
 
     metric_size: int | None

@@ -15,8 +15,8 @@ import cv2
 import numpy as np
 from scipy.special import expit
 
-from cad.evaluation.field_metrics import FieldScores, field_scores
 from cad.evaluation.kept_maps import write_picture
+from cad.metrics.field_metrics import FieldScores, field_scores
 
 WAITING_PER_PROCESS = 4  # bounds memory: what is scored slower than it is predicted waits here
 
@@ -30,7 +30,7 @@ class ImageJob:
         truth: (H, W) bool.
         map_path: where the probability map goes.
         mask_path: where the predicted mask goes, or None.
-        normalize_maps: see `cad.evaluation.field_metrics`.
+        normalize_maps: see `cad.metrics.field_metrics`.
     """
 
     logits: np.ndarray

@@ -1,1 +1,1 @@
-"""Images without truth -> masks: one by one from Python, or whole folders."""
+"""New images without truth -> masks."""

@@ -22,8 +22,8 @@ from tqdm import tqdm
 
 from cad.datasets.pairs import read_image
 from cad.device import pick_device
+from cad.encoders.sam import hash_file
 from cad.errors import MissingPathError, UserError
-from cad.models.sam import hash_file
 from cad.prediction.coco_results import write_coco
 from cad.prediction.inputs import InputImage, find_images
 from cad.prediction.model import load_model

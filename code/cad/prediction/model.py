@@ -9,9 +9,9 @@ from typing import Protocol
 import numpy as np
 import torch
 
-from cad.models.segmenter import Segmenter
-from cad.models.weights import load_segmenter
 from cad.options import checkpoints_folder
+from cad.segmenter import Segmenter
+from cad.trained_weights import load_segmenter
 
 
 class MaskModel(Protocol):
@@ -49,7 +49,7 @@ def load_model(
 
     Args:
         device: where trained weights are computed; an exported model chooses for itself.
-        sam_checkpoint, method: of trained weights, see `cad.models.weights.load_segmenter`.
+        sam_checkpoint, method: of trained weights, see `cad.trained_weights.load_segmenter`.
 
     Raises:
         MissingPathError, UserError: the file or its SAM weights are missing, damaged or something else.

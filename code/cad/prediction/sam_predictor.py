@@ -11,14 +11,14 @@ from segment_anything.modeling import Sam
 from segment_anything.utils.transforms import ResizeLongestSide
 from torch import Tensor, nn
 
+from cad.adapters.high_resolution import added_to_upscaling
 from cad.datasets.views import resize_image
 from cad.device import pick_device
+from cad.encoders.sam import PIXEL_MEAN, PIXEL_STD, SAM_SIZES
 from cad.errors import UserError
-from cad.models.high_resolution import added_to_upscaling
-from cad.models.sam import PIXEL_MEAN, PIXEL_STD, SAM_SIZES
-from cad.models.segmenter import Segmenter
-from cad.models.weights import load_segmenter
 from cad.options import checkpoints_folder
+from cad.segmenter import Segmenter
+from cad.trained_weights import load_segmenter
 
 
 def load_sam_predictor(

@@ -11,13 +11,13 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from cad.datasets.embedding_cache import CachedViews, EmbeddingCache, MissingEmbeddings
 from cad.datasets.views import ViewDataset, ViewSampler
 from cad.distributed import gather, is_first, processes, rank
+from cad.encoders.feature_cache import CachedViews, EmbeddingCache, MissingEmbeddings
+from cad.encoders.sam import BaseWeights, resize_for_encoder
 from cad.errors import UserError
-from cad.models.sam import BaseWeights, resize_for_encoder
-from cad.models.segmenter import Segmenter
 from cad.precision import autocast
+from cad.segmenter import Segmenter
 from cad.training.stopping import StopRequest, ignore_in_worker
 
 

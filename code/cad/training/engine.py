@@ -19,10 +19,10 @@ from cad.datasets.views import ViewSampler
 from cad.device import describe_memory
 from cad.distributed import gather, is_first, processes, sum_gradients, sum_over_processes
 from cad.errors import UserError, first_names
-from cad.evaluation.metrics import METRICS, evaluate, mean_metrics, overlap
-from cad.models.segmenter import Segmenter
-from cad.models.weights import save_weights
+from cad.metrics.per_image import METRICS, evaluate, mean_metrics, overlap
 from cad.precision import autocast, gradient_scaler
+from cad.segmenter import Segmenter
+from cad.trained_weights import save_weights
 from cad.training.logger import NoLog, RunLog
 from cad.training.losses import segmentation_losses, structure_loss
 from cad.training.resume import ResumeFile

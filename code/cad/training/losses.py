@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cad.evaluation.metrics import binary_cross_entropy, iou_loss
+from cad.metrics.per_image import binary_cross_entropy, iou_loss
 
 
 def segmentation_losses(logits: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:

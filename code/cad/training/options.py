@@ -7,8 +7,8 @@ anything is read or written; paths are checked where they are used.
 import argparse
 from pathlib import Path
 
+from cad.adapters.adapter_design import ADAPTERS, GATES, AdapterDesign
 from cad.errors import UserError
-from cad.models.adapter_design import ADAPTERS, GATES, AdapterDesign
 from cad.options import (
     DEMO_TASKS,
     METHODS_INSIDE_SAM,
@@ -316,7 +316,7 @@ def resolve_training(args: argparse.Namespace) -> argparse.Namespace:
     if (args.val_image_dir is None) != (args.val_mask_dir is None):
         raise UserError("--val_image_dir and --val_mask_dir belong together: set both or neither")
     args.epoch = args.epoch or 20
-    from cad.models.sam import MODEL_SIZES  # imports torch, which a wrong flag should not wait for
+    from cad.encoders.sam import MODEL_SIZES  # imports torch, which a wrong flag should not wait for
 
     args.image_size = args.image_size or MODEL_SIZES[args.model_type].image_size
     args.checkpoint = sam_checkpoint_path(args.model_type, args.checkpoint, args.output_dir / "checkpoints")
@@ -341,7 +341,7 @@ def check_flags(args: argparse.Namespace) -> None:
     """Raise UserError for names of files and projects that cannot be used, and for flags that lack what they need."""
     if args.early_stopping and args.val_fraction == 0 and args.val_image_dir is None:
         raise UserError("--early_stopping needs validation images: set --val_fraction above 0, or --val_image_dir")
-    from cad.models.sam import SAM_SIZES
+    from cad.encoders.sam import SAM_SIZES
 
     if args.publish is not None:
         if Path(args.publish).name != args.publish or not args.publish.endswith(".pth"):

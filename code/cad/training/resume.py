@@ -16,11 +16,11 @@ import torch
 
 from cad.datasets.pairs import Pair
 from cad.distributed import from_first, is_first
+from cad.encoders.sam import hash_file, read_weights_file
 from cad.errors import MissingPathError, UserError
 from cad.files import write_atomically
-from cad.models.sam import hash_file, read_weights_file
-from cad.models.weights import read_weights
 from cad.options import NO_FILE, OneLineParser
+from cad.trained_weights import read_weights
 from cad.training.frozen import FrozenParameters
 from cad.training.options import check_flags
 from cad.training.state import Best, TrainingState

@@ -12,22 +12,22 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from cad.adapters.adapter_design import AdapterDesign
 from cad.datasets.demo import prepare_demo
 from cad.datasets.pairs import Pair, check_pairs, find_pairs, split_pairs
 from cad.datasets.views import ViewDataset, ViewSampler
 from cad.device import pick_device, pick_own_device
 from cad.distributed import from_first, is_first, local_rank, processes, rank
+from cad.encoders.sam import BaseWeights, load_sam
 from cad.errors import UserError
 from cad.files import hide_home, read_json_lines, remove_temporary_files, start_run_folder, write_json
-from cad.models.adapter_design import AdapterDesign
-from cad.models.sam import BaseWeights, load_sam
-from cad.models.segmenter import Segmenter, count_parameters
-from cad.models.weights import publish
 from cad.precision import halve_frozen_weights, pick_precision
+from cad.segmenter import Segmenter, count_parameters
+from cad.trained_weights import publish
 from cad.training.encoding import fill_cache, with_embeddings
 from cad.training.engine import Loaders, Run, fit, rehearse
 from cad.training.logger import NoLog, RunLog, wandb_mode
-from cad.training.peak_memory import compare_with_prediction, is_out_of_memory, out_of_memory_advice
+from cad.training.memory.peak_memory import compare_with_prediction, is_out_of_memory, out_of_memory_advice
 from cad.training.resume import ResumeFile, SavedRun, check_saved, fingerprint, latest_best, saved_settings
 from cad.training.state import TrainingState
 from cad.training.stopping import StopRequest, ignore_in_worker
@@ -319,7 +319,7 @@ def report(
     folder: Path, settings: dict[str, Any], metadata: dict[str, Any], pictures: list[tuple[str, np.ndarray]]
 ) -> None:
     """Write the curves and the page of the run. Its weights are safe by now: a failure here is only a warning."""
-    from cad.evaluation.report import write_training_report  # not before it is needed: it brings Matplotlib
+    from cad.reports.report import write_training_report  # not before it is needed: it brings Matplotlib
 
     try:
         write_training_report(folder, read_json_lines(folder / "log.jsonl"), settings, metadata, pictures)

@@ -9,11 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from cad.encoders.sam import check_state
 from cad.errors import UserError
-from cad.evaluation.metrics import METRICS
-from cad.models.sam import check_state
-from cad.models.segmenter import Segmenter
+from cad.metrics.per_image import METRICS
 from cad.precision import gradient_scaler
+from cad.segmenter import Segmenter
 
 
 @dataclass

@@ -1,0 +1,1 @@
+"""Trained adapters: what is added to the features of a frozen encoder."""

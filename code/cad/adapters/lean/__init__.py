@@ -1,0 +1,1 @@
+"""Lean execution of the convolutional adapter."""

@@ -1,0 +1,1 @@
+"""The page of app.py: trained weights in a browser, on this machine alone."""

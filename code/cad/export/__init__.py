@@ -1,0 +1,1 @@
+"""A trained model for other software: ONNX, and a plain SAM file."""

@@ -1,0 +1,1 @@
+"""Predictions and truth -> numbers, with intervals over images and spread over seeds."""

@@ -1,0 +1,1 @@
+"""Memory of training: counting live tensors, and predicting the peak."""
